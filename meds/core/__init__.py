@@ -1,0 +1,1 @@
+"""The rooms that every other part knows: contracts, registry, spec, plan, artifacts, runner."""

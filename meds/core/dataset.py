@@ -1,0 +1,82 @@
+"""The dataset contract: records that say where images, labels and masks are, and how to read one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from meds.core import images
+from meds.core.registry import Options
+
+Split = Literal["train", "test"]
+NORMAL = 0
+ANOMALOUS = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image.
+
+    `label` is 0 (normal), 1 (anomalous) or None (unknown). `defect` is the defect type ("good" for a
+    normal image, None if unknown). `mask` is the path of the defect mask, None if there is none; a
+    normal image needs no mask. `path` is a file path, or a stable name for an image made in memory.
+    """
+
+    path: str
+    class_name: str
+    split: Split
+    label: int | None = None
+    defect: str | None = None
+    mask: str | None = None
+
+
+class DatasetOptions(Options):
+    """Options that every dataset has."""
+
+    unreadable: Literal["error", "skip"] = Field(
+        default="error",
+        description="What to do with an image that cannot be read: stop, or leave it out and list it.",
+    )
+
+
+OptionsT = TypeVar("OptionsT", bound=DatasetOptions)
+
+
+class Dataset(ABC, Generic[OptionsT]):
+    """Where images come from. Subclasses implement `records`; image files are read by the base class."""
+
+    def __init__(self, options: OptionsT) -> None:
+        self.options = options
+
+    @abstractmethod
+    def records(self) -> Sequence[Record]:
+        """All images in a fixed order (sorted, not the file system's); DataError if there are none."""
+
+    def read_image(self, record: Record) -> npt.NDArray[np.uint8]:
+        """The image as RGB [H, W, 3] uint8; DataError with the path if it cannot be read."""
+        return images.read_rgb(Path(record.path))
+
+    def read_mask(self, record: Record) -> npt.NDArray[np.bool_] | None:
+        """The defect mask [H, W], True on the defect; None where the defect's place is unknown."""
+        if record.mask is not None:
+            return images.read_mask(Path(record.mask))
+        return None
+
+    def image_size(self, record: Record) -> tuple[int, int]:
+        """(height, width) of the image in pixels after EXIF rotation, without decoding it where possible."""
+        return images.size_of(Path(record.path))
+
+    def mask_size(self, record: Record) -> tuple[int, int] | None:
+        """(height, width) of the mask in pixels, None if the record has no mask."""
+        return None if record.mask is None else images.size_of(Path(record.mask))
+
+    def digest(self, record: Record) -> str:
+        """sha256 of the image's content (hex): equal content has an equal digest."""
+        return images.file_digest(Path(record.path))

@@ -1,0 +1,187 @@
+"""Finds plugins through entry points, keeps broken ones apart, and loads implementations on demand."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+from typing import Any
+
+import pluggy
+from pydantic import BaseModel, ConfigDict
+
+from meds.core import hookspecs
+from meds.core.errors import PluginError
+
+ENTRY_POINT_GROUP = "meds"
+OWN_DISTRIBUTION = "meds-ad"
+
+KINDS: dict[str, str] = {
+    "dataset": "meds_datasets",
+    "backbone": "meds_backbones",
+    "student": "meds_students",
+    "stage": "meds_stages",
+    "selection rule": "meds_selection_rules",
+    "noise protocol": "meds_noise_protocols",
+    "logger": "meds_loggers",
+}
+
+
+class Options(BaseModel):
+    """Base of every options model: unknown keys are refused, values are fixed once validated."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One pluggable thing.
+
+    `load` is a "module:Class" text, imported only when the plugin is used. `recipes` maps a recipe
+    name ("paper", "released") to option values that it sets unless the spec says otherwise.
+    """
+
+    name: str
+    options: type[Options]
+    load: str
+    summary: str
+    recipes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    version: str = "1"
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A plugin together with its kind and the package that it came from."""
+
+    kind: str
+    plugin: Plugin
+    package: str
+    package_version: str
+
+    def load(self) -> Any:
+        """Import and return the implementation; raises PluginError with the plugin's own error."""
+        module_name, _, attribute = self.plugin.load.partition(":")
+        try:
+            return getattr(importlib.import_module(module_name), attribute)
+        except Exception as error:
+            raise PluginError(
+                f"The {self.kind} '{self.plugin.name}' (package {self.package} {self.package_version}) could not "
+                f"be loaded: {type(error).__name__}: {error}."
+            ) from error
+
+
+@dataclass(frozen=True)
+class BrokenPlugin:
+    """An entry point that could not be loaded, with its error."""
+
+    entry_point: str
+    package: str
+    error: str
+
+
+class Registry:
+    """All plugins by kind and name. A broken plugin is listed in `broken` and harms nothing else."""
+
+    def __init__(self) -> None:
+        self._by_kind: dict[str, dict[str, Registration]] = {kind: {} for kind in KINDS}
+        self.broken: list[BrokenPlugin] = []
+
+    def register_module(
+        self, module: ModuleType | object, package: str, version: str, name: str = ""
+    ) -> None:
+        """Register what the hooks of one module (or object) return, all or nothing."""
+        manager = pluggy.PluginManager(hookspecs.PROJECT)
+        manager.add_hookspecs(hookspecs)
+        try:
+            manager.register(module)
+            manager.check_pending()
+            found = [
+                Registration(kind, plugin, package, version)
+                for kind, hook in KINDS.items()
+                for plugins in getattr(manager.hook, hook)()
+                for plugin in plugins
+            ]
+            self._refuse_duplicates(found)
+        except Exception as error:
+            self.broken.append(BrokenPlugin(name or str(module), package, f"{type(error).__name__}: {error}"))
+            return
+        for registration in found:
+            self._by_kind[registration.kind][registration.plugin.name] = registration
+
+    def _refuse_duplicates(self, found: Iterable[Registration]) -> None:
+        for registration in found:
+            other = self._by_kind[registration.kind].get(registration.plugin.name)
+            if other is not None:
+                raise PluginError(
+                    f"the {registration.kind} name '{registration.plugin.name}' is already taken by {other.package}"
+                )
+
+    def names(self, kind: str) -> list[str]:
+        """Names of all working plugins of a kind, sorted."""
+        return sorted(self._by_kind[kind])
+
+    def all(self) -> list[Registration]:
+        """All working plugins, by kind and name."""
+        return [self._by_kind[kind][name] for kind in KINDS for name in self.names(kind)]
+
+    def get(self, kind: str, name: str) -> Registration:
+        """The plugin of that kind and name; PluginError with the nearest known name if there is none."""
+        try:
+            return self._by_kind[kind][name]
+        except KeyError:
+            raise PluginError(unknown_name(kind, name, self.names(kind))) from None
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
+    """A sentence for an unknown name, with the nearest known one."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known) or 'none'}."
+    return f"unknown {what} '{name}'; {hint}"
+
+
+def _wanted() -> Callable[[EntryPoint], bool]:
+    limit = os.environ.get("MEDS_PLUGINS")
+    if limit is None:
+        return lambda _: True
+    names = {name.strip() for name in limit.split(",") if name.strip()}
+
+    def wanted(point: EntryPoint) -> bool:
+        package = _package(point)[0]
+        return package == OWN_DISTRIBUTION or point.name in names or package in names
+
+    return wanted
+
+
+def _package(point: EntryPoint) -> tuple[str, str]:
+    dist = point.dist
+    return (dist.name, dist.version) if dist is not None else ("unknown", "unknown")
+
+
+def load_registry() -> Registry:
+    """Load every entry point of the group `meds`; MEDS_PLUGINS=a,b limits those of other packages."""
+    registry = Registry()
+    wanted = _wanted()
+    points = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda p: (_package(p)[0] != OWN_DISTRIBUTION, p.name))
+    for point in points:
+        if not wanted(point):
+            continue
+        package, version = _package(point)
+        try:
+            module = point.load()
+        except Exception as error:
+            registry.broken.append(BrokenPlugin(point.name, package, f"{type(error).__name__}: {error}"))
+            continue
+        registry.register_module(module, package, version, point.name)
+    return registry
+
+
+@lru_cache(maxsize=1)
+def registry() -> Registry:
+    """The registry of this process, loaded once."""
+    return load_registry()

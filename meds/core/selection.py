@@ -1,0 +1,37 @@
+"""The contract of a selection rule, and the robust maximum that image scores are made of."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+from torch import Tensor
+
+Rounding = Literal["ceil", "floor"]
+
+
+class SelectionRule(ABC):
+    """Decides by score which training images of one class the student may see."""
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @abstractmethod
+    def threshold(self, scores: Tensor, factor: float) -> float:
+        """The threshold tau for the scores [n] of all training images of one class.
+
+        Images with a score strictly below it are selected. `factor` is k_t = k*t/T (paper eq. 12),
+        which grows from 0 to the critical value k over the fine-tuning.
+        """
+
+
+def robust_maximum(maps: Tensor, percent: float = 1.0, rounding: Rounding = "ceil") -> Tensor:
+    """Mean of the largest `percent` % of patch scores of each map: [n, H, W] -> [n] (paper sec. 4.3).
+
+    The count is rounded up as in the paper, or down as in the released code, and is at least 1.
+    """
+    flat = maps.reshape(maps.shape[0], -1)
+    exact = percent * flat.shape[1] / 100.0
+    count = math.ceil(exact) if rounding == "ceil" else math.floor(exact)
+    return flat.topk(max(1, min(count, flat.shape[1])), dim=1).values.mean(dim=1)

@@ -1,0 +1,1 @@
+"""What ships with meds, registered through the same hooks as anyone's plugin."""

@@ -1,0 +1,1 @@
+""Frozen encoders that ship with meds."""

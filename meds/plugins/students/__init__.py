@@ -1,0 +1,1 @@
+"""Reconstruction networks that ship with meds."""
