@@ -1,0 +1,201 @@
+"""The Reverse Distillation student for CNN features, and the conversion of published checkpoints.
+
+Source: H. Deng, X. Li, "Anomaly Detection via Reverse Distillation from One-Class Embedding", CVPR 2022,
+section 3. The network itself is in `rd_blocks`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from meds.core.backbone import Backbone, Layer
+from meds.core.errors import PluginError
+from meds.core.registry import Options, unknown_name
+from meds.core.student import EvaluationDefaults, Progress, Student, TrainingDefaults
+from meds.plugins.students.rd import RDOptions
+from meds.plugins.students.rd_blocks import Decoder, OneClassBottleneck
+
+STRIDES = (4, 8, 16)
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
+
+
+class ReverseDistillation(Student):
+    """Reverse Distillation for any CNN backbone with three stages, each half the grid of the one before."""
+
+    options_model: ClassVar[type[Options]] = RDOptions
+    options: RDOptions
+
+    def __init__(self, options: RDOptions, layers: Sequence[Layer], class_names: Sequence[str]) -> None:
+        super().__init__(options, layers, class_names)
+        channels = [layer.channels for layer in layers]
+        self.bottleneck = OneClassBottleneck(channels, options.bottleneck_blocks)
+        self.decoder = Decoder(channels, options.blocks)
+        for module in self.modules():
+            # Transposed convolutions keep torch's own start, as in the published code.
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    @classmethod
+    def layers_needed(cls, options: RDOptions, backbone: Backbone) -> tuple[str, ...]:
+        """Three layer names from fine to coarse.
+
+        Raises:
+            PluginError: the backbone is no CNN, lacks a layer, or the grids do not halve.
+        """
+        if backbone.family != "cnn":
+            raise PluginError(
+                f"The student 'rd' needs a CNN with three stages, but the backbone '{backbone.name}' is a "
+                f"{backbone.family.upper()}: choose a CNN backbone or another student."
+            )
+        names = _default_layers(backbone) if options.layers is None else options.layers
+        _check_layers(names, backbone)
+        return tuple(names)
+
+    def targets(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """The three teacher maps themselves: float32 (float64 stays), detached, shapes unchanged."""
+        return [_at_least_float32(feature.detach()) for feature in features]
+
+    def forward(self, features: Sequence[Tensor], classes: Tensor) -> list[Tensor]:  # noqa: ARG002
+        """Reconstructions [B, c_i, H_i, W_i] of the three maps; `classes` plays no part.
+
+        Raises:
+            PluginError: in training, if the batch is one image and its embedding a single position.
+        """
+        # oneDNN's convolutions are faster in this layout; the weights stay contiguous for storing.
+        dtype = next(self.parameters()).dtype
+        maps = [value.to(dtype=dtype, memory_format=torch.channels_last) for value in features]
+        self._refuse_single_position(maps[-1])
+        grids = [(value.shape[-2], value.shape[-1]) for value in maps]
+        return list(self.decoder(self.bottleneck(maps), grids))
+
+    def _refuse_single_position(self, coarse: Tensor) -> None:
+        if self.training and coarse.shape[0] == 1 and max(coarse.shape[-2:]) <= 2:
+            raise PluginError(
+                "The student 'rd' cannot train on a batch of one image this small, because batch "
+                "normalisation needs more than one position: use a larger image_size or batch_size."
+            )
+
+    def loss(self, targets: Sequence[Tensor], outputs: Sequence[Tensor], progress: Progress) -> Tensor:  # noqa: ARG002
+        """Sum over the scales of the mean over images of 1 - cos of the flattened maps; scalar in [0, 6].
+
+        Section 3.3 writes a cosine per position; the published code, followed here, flattens each map.
+        """
+        terms = []
+        for target, output in zip(targets, outputs, strict=True):
+            pair = (_at_least_float32(target).flatten(1), _at_least_float32(output).flatten(1))
+            terms.append((1 - F.cosine_similarity(*pair, dim=1)).mean())
+        return torch.stack(terms).sum()
+
+    def training_defaults(self) -> TrainingDefaults:
+        """Adam at a constant rate with batch 16 for 200 epochs, no decay and no clipping (section 4.1)."""
+        options = self.options
+
+        def optimiser(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+            return torch.optim.Adam(parameters, lr=options.learning_rate, betas=options.betas)
+
+        def learning_rate(iteration: int, total: int) -> float:  # noqa: ARG001
+            return options.learning_rate
+
+        return TrainingDefaults(
+            optimiser=optimiser,
+            learning_rate=learning_rate,
+            batch_size=options.batch_size,
+            epochs=options.epochs,
+        )
+
+    def evaluation_defaults(self) -> EvaluationDefaults:
+        """Scales resized to 256 with aligned corners, Gaussian with sigma 4, maximum (section 3.4)."""
+        return EvaluationDefaults(
+            map_size=256,
+            resize=256,
+            align_corners=True,
+            smoothing="gaussian",
+            sigma=4.0,
+            image_score="max",
+            mask_rule="half",
+        )
+
+
+def _default_layers(backbone: Backbone) -> list[str]:
+    size = backbone.preprocessing.size
+    names = []
+    for stride in STRIDES:
+        sides = (size // stride, -(-size // stride))
+        found = [layer.name for layer in backbone.layers if layer.height in sides and layer.width in sides]
+        if not found:
+            raise PluginError(
+                f"The student 'rd' needs layers at strides 4, 8 and 16, but the backbone '{backbone.name}' "
+                f"has none at stride {stride}: name three in the student's option 'layers' or choose another "
+                "backbone."
+            )
+        # Where a backbone gives several maps of one grid, the last is its stage's output.
+        names.append(found[-1])
+    return names
+
+
+def _check_layers(names: Sequence[str], backbone: Backbone) -> None:
+    known = [layer.name for layer in backbone.layers]
+    if len(names) != len(STRIDES):
+        raise PluginError(f"The student 'rd' needs exactly three layers, but 'layers' names {len(names)}.")
+    for name in names:
+        if name not in known:
+            raise PluginError(unknown_name(f"layer of the backbone '{backbone.name}'", name, known))
+    chosen = [backbone.layer(name) for name in names]
+    for fine, coarse in pairwise(chosen):
+        halves = all(
+            half in (side // 2, -(-side // 2))
+            for side, half in ((fine.height, coarse.height), (fine.width, coarse.width))
+        )
+        if not halves:
+            raise PluginError(
+                f"The student 'rd' needs layers that halve the grid, but '{fine.name}' is "
+                f"{fine.height}x{fine.width} and '{coarse.name}' is {coarse.height}x{coarse.width}."
+            )
+
+
+_BOTTLENECK_NAMES = {
+    "conv1": "fuse_fine.0",
+    "bn1": "fuse_fine.1",
+    "conv2": "fuse_fine.3",
+    "bn2": "fuse_fine.4",
+    "conv3": "fuse_middle.0",
+    "bn3": "fuse_middle.1",
+    "bn_layer": "embed",
+}
+
+
+def from_official(
+    bottleneck_state: Mapping[str, Tensor], decoder_state: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Turn the two state dicts of an RD4AD checkpoint ("bn", "decoder") into one for `ReverseDistillation`.
+
+    `conv4` and `bn4` of the bottleneck are dropped: the published network creates but never uses them.
+
+    Raises:
+        PluginError: a name does not belong to such a checkpoint.
+    """
+    state: dict[str, Tensor] = {}
+    for name, value in bottleneck_state.items():
+        head, _, rest = name.partition(".")
+        if head in ("conv4", "bn4"):
+            continue
+        if head not in _BOTTLENECK_NAMES:
+            raise PluginError(f"'{name}' is no entry of an RD4AD bottleneck checkpoint.")
+        state[f"bottleneck.{_BOTTLENECK_NAMES[head]}.{rest.replace('downsample.', 'shortcut.')}"] = value
+    for name, value in decoder_state.items():
+        match = re.fullmatch(r"layer([123])\.(.+)", name)
+        if match is None:
+            raise PluginError(f"'{name}' is no entry of an RD4AD decoder checkpoint.")
+        rest = match[2].replace("upsample.", "shortcut.")
+        state[f"decoder.stages.{int(match[1]) - 1}.{rest}"] = value
+    return state
