@@ -46,6 +46,20 @@ def list_images(folder: Path, recursive: bool = False) -> list[Path]:
     return sorted(found)
 
 
+def masks_by_image(folder: Path, recursive: bool = False) -> dict[str, Path]:
+    """Mask files by the image they belong to: its path below `folder`, with "/" and without suffix.
+
+    `<stem>_mask` and `<stem>` both belong to the image `<stem>`; the first wins where there are both.
+    Raises DataError if there is no such folder.
+    """
+    paths = {
+        path.relative_to(folder).with_suffix("").as_posix(): path for path in list_images(folder, recursive)
+    }
+    return paths | {
+        name.removesuffix("_mask"): path for name, path in paths.items() if name.endswith("_mask")
+    }
+
+
 def is_image(name: str) -> bool:
     """Whether a file of that name counts as an image: a known suffix in either case, not hidden."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
