@@ -1,8 +1,7 @@
-"""Reading images and masks: every pixel type, orientation, damaged files, resizing and hashing."""
+"""Reading images: every pixel type, orientation, and what is said of damaged files."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from meds.core import images
-from meds.core.backbone import Preprocessing
 from meds.core.errors import DataError
 
 ORIENTATION = 0x0112
@@ -198,83 +196,3 @@ def test_decompression_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
     with pytest.raises(DataError, match="too many pixels"):
         images.read_rgb(path)
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        np.array([[0, 1]], np.uint8),
-        np.array([[0, 3]], np.uint8),
-        np.array([[127, 128]], np.uint8),
-        np.array([[0, 255]], np.uint8),
-        np.array([[False, True]]),
-        np.array([[0, 65535]], np.uint16),
-        np.array([[0, 1]], np.uint16),
-        np.array([[[0, 0, 0], [0, 200, 0]]], np.uint8),
-        np.array([[[0, 0, 0, 255], [255, 0, 0, 0]]], np.uint8),
-    ],
-)
-def test_masks(tmp_path: Path, values: np.ndarray) -> None:
-    mask = images.read_mask(save(tmp_path / "m.png", values))
-    assert mask.dtype == np.bool_
-    assert mask.tolist() == [[False, True]]
-
-
-def test_an_empty_mask_is_empty(tmp_path: Path) -> None:
-    assert not images.read_mask(save(tmp_path / "m.png", np.zeros((4, 4), np.uint8))).any()
-
-
-def test_listing(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a.jpeg", "c.Tif", ".hidden.png", "notes.txt", "sub/d.bmp", ".cache/e.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert [path.name for path in images.list_images(tmp_path)] == ["a.jpeg", "b.PNG", "c.Tif"]
-    deep = [path.relative_to(tmp_path).as_posix() for path in images.list_images(tmp_path, recursive=True)]
-    assert deep == ["a.jpeg", "b.PNG", "c.Tif", "sub/d.bmp"]
-    with pytest.raises(DataError, match="no such folder"):
-        images.list_images(tmp_path / "nothing")
-
-
-def test_resize_and_crop_cuts_the_centre() -> None:
-    image = np.zeros((40, 80, 3), np.uint8)
-    image[:, 40:, 1] = 255
-    result = images.resize_and_crop(image, Preprocessing(resize=32, size=28))
-    assert result.shape == (28, 28, 3)
-    assert result.dtype == np.uint8
-    assert (result[:, :13, 1] == 0).all()
-    assert (result[:, 15:, 1] == 255).all()
-    assert result.flags.writeable
-
-
-def test_resizing_to_the_same_size_changes_nothing() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    assert np.array_equal(images.resize_and_crop(image, Preprocessing(resize=8, size=8)), image)
-    assert np.array_equal(images.resize_and_crop(image, Preprocessing(resize=8, size=4)), image[2:6, 2:6])
-
-
-def test_masks_follow_the_image() -> None:
-    mask = np.zeros((64, 64), bool)
-    mask[16:32, 32:48] = True
-    plain = Preprocessing(resize=64, size=64)
-    assert np.array_equal(images.resize_and_crop_mask(mask, plain, 64, "half"), mask)
-    cropped = images.resize_and_crop_mask(mask, Preprocessing(resize=64, size=32), 16, "half")
-    assert np.array_equal(cropped, mask[16:48, 16:48][::2, ::2])
-    enlarged = images.resize_and_crop_mask(mask, plain, 128, "half")
-    assert np.array_equal(enlarged, mask.repeat(2, 0).repeat(2, 1))
-
-
-def test_mask_rules_differ_at_the_border() -> None:
-    mask = np.zeros((64, 64), bool)
-    mask[30:33, 30:33] = True
-    small = Preprocessing(resize=16, size=16)
-    half = images.resize_and_crop_mask(mask, small, 16, "half")
-    touched = images.resize_and_crop_mask(mask, small, 16, "any")
-    assert touched.any()
-    assert half.sum() < touched.sum()
-    assert touched[half].all()
-
-
-def test_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
-    path = tmp_path / "a.png"
-    path.write_bytes(b"x" * 3_000_000)
-    assert images.file_digest(path) == hashlib.sha256(b"x" * 3_000_000).hexdigest()
