@@ -35,9 +35,7 @@ def list_images(folder: Path, recursive: bool = False) -> list[Path]:
         raise DataError(f"{folder}: there is no such folder; check the path.")
 
     def stop(error: OSError) -> None:
-        raise DataError(
-            f"{error.filename}: cannot be listed ({error.strerror}); check its permissions."
-        ) from error
+        raise DataError(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions.") from error
 
     found: list[Path] = []
     for parent, folders, names in os.walk(folder, onerror=stop):
@@ -52,12 +50,8 @@ def masks_by_image(folder: Path, recursive: bool = False) -> dict[str, Path]:
     `<stem>_mask` and `<stem>` both belong to the image `<stem>`; the first wins where there are both.
     Raises DataError if there is no such folder.
     """
-    paths = {
-        path.relative_to(folder).with_suffix("").as_posix(): path for path in list_images(folder, recursive)
-    }
-    return paths | {
-        name.removesuffix("_mask"): path for name, path in paths.items() if name.endswith("_mask")
-    }
+    paths = {path.relative_to(folder).with_suffix("").as_posix(): path for path in list_images(folder, recursive)}
+    return paths | {name.removesuffix("_mask"): path for name, path in paths.items() if name.endswith("_mask")}
 
 
 def is_image(name: str) -> bool:

@@ -91,9 +91,7 @@ class Registry:
         self._by_kind: dict[str, dict[str, Registration]] = {kind: {} for kind in KINDS}
         self.broken: list[BrokenPlugin] = []
 
-    def register_module(
-        self, module: ModuleType | object, package: str, version: str, name: str = ""
-    ) -> None:
+    def register_module(self, module: ModuleType | object, package: str, version: str, name: str = "") -> None:
         """Register what the hooks of one module (or object) return, all or nothing."""
         manager = pluggy.PluginManager(hookspecs.PROJECT)
         manager.add_hookspecs(hookspecs)

@@ -1,1 +1,1 @@
-""Frozen encoders that ship with meds."""
+"""Frozen encoders that ship with meds."""

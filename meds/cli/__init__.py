@@ -1,0 +1,1 @@
+"""The command line: parses, calls core, renders with rich. No work is done here."""

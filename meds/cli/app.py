@@ -1,0 +1,114 @@
+"""The Typer application: one file a command, imported only when the command is used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from meds import __version__
+
+app = typer.Typer(
+    name="meds",
+    help="Train defect detectors on image folders that contain unknown defects.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="A pipeline spec (YAML).")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec.")]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the run directories.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"meds {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Train defect detectors on image folders that contain unknown defects."""
+
+
+@app.command()
+def run(
+    spec: SpecPath,
+    sets: Sets = None,
+    runs_dir: RunsDir = Path("runs"),
+    first: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Start at this stage.")] = None,
+    last: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Compute the stages again even if they are done.")] = False,
+) -> None:
+    """Run a spec; run it again to continue after an interruption."""
+    from meds.cli.run import run_spec
+
+    run_spec(spec, sets or [], runs_dir, first, last, force)
+
+
+@app.command()
+def plan(spec: SpecPath, sets: Sets = None, as_json: AsJson = False) -> None:
+    """Show what a spec would run, what is done, and what it needs."""
+    from meds.cli.plan import show_plan
+
+    show_plan(spec, sets or [], as_json)
+
+
+@app.command()
+def status(run: RunPath, as_json: AsJson = False) -> None:
+    """Show how far a run is, and its results."""
+    from meds.cli.status import show_status
+
+    show_status(run, as_json)
+
+
+@app.command()
+def evaluate(run: RunPath) -> None:
+    """Evaluate a run again from its stored student and print the results."""
+    from meds.cli.evaluate import evaluate_run
+
+    evaluate_run(run)
+
+
+@app.command()
+def plugins(as_json: AsJson = False) -> None:
+    """List the installed plugins, broken ones with their errors."""
+    from meds.cli.plugins import show_plugins
+
+    show_plugins(as_json)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a spec, installed plugins included."""
+    from meds.cli.schema import print_schema
+
+    print_schema()
+
+
+@app.command()
+def store(
+    remove_unused: Annotated[bool, typer.Option("--remove-unused", help="Remove what no run uses.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List stored artifacts and features, their size and which runs use them."""
+    from meds.cli.store import show_store
+
+    show_store(remove_unused, as_json)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check the installation: versions, device, precision, disk, weights."""
+    from meds.cli.doctor import show_doctor
+
+    show_doctor(as_json)

@@ -1,0 +1,106 @@
+"""Renders progress and sentences: rich bars in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from meds.core.stage import ProgressBar
+
+PLAIN_INTERVAL_SECONDS = 10.0
+
+console = Console(highlight=False)
+
+
+class _RichBar:
+    def __init__(self, progress: Progress, title: str, total: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task(title, total=total, note="")
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Move the bar."""
+        self._progress.update(self._task, advance=steps, note=note)
+
+
+class _PlainBar:
+    def __init__(self, title: str, total: int) -> None:
+        self._title, self._total, self._done, self._skipped = title, total, 0, 0
+        self._start = self._said = time.monotonic()
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Print a line every few seconds, with the time left."""
+        if self._done == 0 and steps > 1 and time.monotonic() - self._start < 0.05:
+            self._skipped = steps
+        self._done += steps
+        now = time.monotonic()
+        if now - self._said < PLAIN_INTERVAL_SECONDS:
+            return
+        self._said = now
+        fresh = max(1, self._done - self._skipped)
+        left = (now - self._start) / fresh * (self._total - self._done)
+        detail = f", {note}" if note else ""
+        console.print(f"  {self._title}: {self._done}/{self._total}{detail}, about {duration(left)} left")
+
+    def finish(self) -> None:
+        """Print a last line if the work took more than a moment."""
+        taken = time.monotonic() - self._start
+        if taken > 2.0:
+            console.print(f"  {self._title}: {self._done}/{self._total} in {duration(taken)}")
+
+
+class ConsoleReporter:
+    """Shows a run's progress in the terminal."""
+
+    @contextmanager
+    def bar(self, title: str, total: int) -> Iterator[ProgressBar]:
+        """A progress bar, or plain lines where the output is not a terminal."""
+        if not console.is_terminal:
+            plain = _PlainBar(title, total)
+            yield plain
+            plain.finish()
+            return
+        columns = (
+            TextColumn("  {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=console) as progress:
+            yield _RichBar(progress, title, total)
+
+    def say(self, text: str) -> None:
+        """Print a sentence."""
+        console.print(text, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """A duration in words that fit a line: "8 s", "3 min 20 s", "1 h 05 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def size(count: float) -> str:
+    """A number of bytes: "12 MiB"."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"

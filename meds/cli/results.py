@@ -1,0 +1,62 @@
+"""Tables of results: metrics by class, and the ranking's figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from meds.cli.console import console
+
+TITLES = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "image_f1max": "image F1-max",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_f1max": "pixel F1-max",
+    "pixel_aupro": "AUPRO",
+}
+
+
+def show_metrics(metrics: Mapping[str, Any]) -> None:
+    """Print the metrics of a run as tables, in percent; columns that no class has are left out."""
+    classes: Mapping[str, Mapping[str, float | None]] = metrics["classes"]
+    if classes:
+        rows = {**classes, **({"mean": metrics["mean"]} if len(classes) > 1 else {})}
+        shown = [key for key in TITLES if any(row[key] is not None for row in rows.values())]
+        table = Table(title="Test images (percent)", title_justify="left")
+        table.add_column("class")
+        for key in shown:
+            table.add_column(TITLES[key], justify="right")
+        for name, row in rows.items():
+            table.add_row(name, *(percent(row[key]) for key in shown))
+        console.print(table)
+    ranking = metrics["ranking"]["classes"]
+    if any(row["auprc"] is not None for row in ranking.values()):
+        _show_ranking(ranking)
+
+
+def _show_ranking(ranking: Mapping[str, Mapping[str, float | None]]) -> None:
+    table = Table(title="Ranking of the training images (percent)", title_justify="left")
+    for title in ("class", "AUROC", "AUPRC", "inspection depth"):
+        table.add_column(title, justify="left" if title == "class" else "right")
+    for name, row in ranking.items():
+        table.add_row(name, percent(row["auroc"]), percent(row["auprc"]), percent(row["inspection_depth"]))
+    console.print(table)
+
+
+def show_noise(noise: Mapping[str, Any]) -> None:
+    """Print how many known defects are in the training images."""
+    for name, row in noise["classes"].items():
+        if row["injected"]:
+            console.print(
+                f"{name}: {row['injected']} defects among {row['normals']} normal training images "
+                f"({100 * row['ratio_of_normal']:.1f} % of the normals, {100 * row['ratio_of_total']:.1f} % of all)"
+            )
+
+
+def percent(value: float | None) -> str:
+    """A fraction as percent with one digit, a dash where it is undefined."""
+    return "–" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,46 @@
+"""`meds run`: runs a spec and prints its results."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from meds.cli.console import ConsoleReporter, console, duration
+from meds.cli.results import show_metrics, show_noise
+
+
+def run_spec(
+    spec_path: Path, sets: Sequence[str], runs_dir: Path, first: str | None, last: str | None, force: bool
+) -> None:
+    """Run a spec in `runs_dir/<name>`; a failure prints the command that continues."""
+    import time
+
+    started = time.monotonic()
+    from meds.core.registry import registry
+    from meds.core.spec import load_spec
+
+    spec = load_spec(spec_path, registry(), sets)
+    again = ["meds", "run", str(spec_path)]
+    for override in sets:
+        again += ["--set", override]
+    again += ["--runs-dir", str(runs_dir)] if runs_dir != Path("runs") else []
+    from meds.core.pipeline import Pipeline
+    from meds.core.runner import Runner, RunRequest
+
+    directory = runs_dir / spec.name
+    pipeline = Pipeline(spec, registry())
+    request = RunRequest(directory, first, last, force)
+    console.print(f"[bold]{spec.name}[/bold] on {pipeline.runtime.describe()}, in {directory}")
+    try:
+        show_noise(pipeline.data.noise)
+        metrics = Runner(pipeline, request, ConsoleReporter()).run()
+    except BaseException:
+        sys.stderr.write(f"Continue with: {shlex.join(again)}\n")
+        raise
+    if metrics is not None:
+        show_metrics(metrics)
+        written = [name for name in ("metrics.json", "predictions.csv", "ranking.csv") if (directory / name).is_file()]
+        console.print(f"Written to {directory}: {', '.join(written)}", soft_wrap=True)
+    console.print(f"Done in {duration(time.monotonic() - started)}.")

@@ -1,0 +1,43 @@
+"""`meds status`: how far a run is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import typer
+from rich.table import Table
+
+from meds.cli.console import console, duration, size
+from meds.cli.results import show_metrics
+
+
+def show_status(run: Path, as_json: bool) -> None:
+    """Print a run's stages with their cost, and its metrics if there are any."""
+    from meds.core.run_directory import RunDirectory
+
+    state = RunDirectory(run).read_state()
+    if as_json:
+        typer.echo(json.dumps(state, indent=2, ensure_ascii=False))
+        return
+    console.print(f"[bold]{state['name']}[/bold]: {state['status']}, on {state['device']}")
+    table = Table("stage", "status", "time", "processor", "peak memory", "size", "artifact")
+    for row in state["stages"]:
+        cost = row["cost"]
+        shown = (
+            [
+                duration(cost["wall_s"]),
+                duration(cost["cpu_s"]),
+                f"{cost['peak_rss_mib']:.0f} MiB",
+                size(cost["bytes"]),
+            ]
+            if cost
+            else ["", "", "", ""]
+        )
+        table.add_row(row["name"], row["status"], *shown, row["fingerprint"][:12])
+    console.print(table)
+    if state.get("error"):
+        console.print(f"error: {state['error']}", markup=False, soft_wrap=True)
+    metrics = run / "metrics.json"
+    if metrics.is_file() and state["status"] == "done":
+        show_metrics(json.loads(metrics.read_text(encoding="utf-8")))

@@ -1,0 +1,53 @@
+"""Training checkpoints: a state that continues to the same bits, written at most every few seconds."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from meds.core import files
+from meds.core.errors import ArtifactError
+from meds.core.store import tensor_bytes
+
+SUFFIX = ".safetensors"
+
+
+class Checkpoints:
+    """The checkpoints of one training, newest wins; a damaged one is passed over."""
+
+    def __init__(self, folder: Path, name: str = "checkpoint") -> None:
+        self.folder, self.name = folder, name
+        self.interval = float(os.environ.get("MEDS_CHECKPOINT_SECONDS", "20"))
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether the interval has passed since the last save."""
+        return time.monotonic() - self._last >= self.interval
+
+    def save(self, position: int, state: Mapping[str, Tensor]) -> None:
+        """Write the state at a position and drop older checkpoints."""
+        path = files.write_named_by_checksum(self.folder, f"{self.name}-{position:09d}", SUFFIX, tensor_bytes(state))
+        for other in self._all():
+            if other != path:
+                other.unlink(missing_ok=True)
+        self._last = time.monotonic()
+
+    def load(self) -> dict[str, Tensor] | None:
+        """The newest whole state, None if there is none."""
+        from safetensors.torch import load_file
+
+        for path in sorted(self._all(), reverse=True):
+            try:
+                files.verify_named_by_checksum(path, SUFFIX)
+            except ArtifactError:
+                path.unlink()
+                continue
+            return dict(load_file(path))
+        return None
+
+    def _all(self) -> Iterable[Path]:
+        return list(self.folder.glob(f"{self.name}-*{SUFFIX}"))

@@ -1,0 +1,147 @@
+"""The images of a run: scanned, hashed, contaminated by the noise protocol, and listed in data.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from meds.core import files
+from meds.core.contamination import NoiseProtocol, without_noise
+from meds.core.dataset import Dataset, Record
+from meds.core.errors import DataError
+
+COLUMNS = ("path", "sha256", "class", "split", "label", "defect", "mask", "injected")
+MINIMUM_TRAINING_IMAGES = 2
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image as a run uses it: its record, content digest, class index and whether it was injected.
+
+    `injected` is True for a training image that is known to be a defect.
+    """
+
+    record: Record
+    digest: str
+    class_index: int
+    injected: bool = False
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Training and test images of a run, the class names, the noise report and the unreadable paths."""
+
+    class_names: tuple[str, ...]
+    train: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+    noise: dict[str, Any]
+    unreadable: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over what the stages can see of the data, labels and masks included."""
+        return files.fingerprint([[*row.values()] for row in self.rows()])
+
+    @property
+    def training_fingerprint(self) -> str:
+        """sha256 over the training images only: their content, order and class."""
+        return files.fingerprint([self.class_names, [(s.digest, s.class_index) for s in self.train]])
+
+    def samples(self) -> tuple[Sample, ...]:
+        """Training images, then test images."""
+        return (*self.train, *self.test)
+
+    def rows(self) -> list[dict[str, str]]:
+        """The rows of data.csv."""
+        return [_row(sample) for sample in self.samples()]
+
+    def to_csv(self) -> str:
+        """The text of data.csv."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows())
+        return text.getvalue()
+
+
+def _row(sample: Sample) -> dict[str, str]:
+    record = sample.record
+    values = (
+        record.path,
+        sample.digest,
+        record.class_name,
+        record.split,
+        "" if record.label is None else str(record.label),
+        record.defect or "",
+        record.mask or "",
+        str(int(sample.injected)),
+    )
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def scan(dataset: Dataset[Any], protocol: NoiseProtocol | None) -> RunData:
+    """List, hash and check a dataset's images, then apply the noise protocol.
+
+    Raises DataError for an unreadable image (unless the dataset is told to skip them), a mask of
+    another size than its image, or a class with fewer than two training images.
+    """
+    digests: dict[str, str] = {}
+    unreadable: list[str] = []
+    kept: list[Record] = []
+    for record in dataset.records():
+        try:
+            digests[record.path] = dataset.digest(record)
+            if dataset.options.unreadable == "skip":
+                dataset.read_image(record)
+            _check_mask(dataset, record)
+        except DataError:
+            if dataset.options.unreadable == "error" or record.mask is not None:
+                raise
+            unreadable.append(record.path)
+            continue
+        kept.append(record)
+    result = without_noise(kept) if protocol is None else protocol.apply(kept)
+    names = tuple(sorted({record.class_name for record in (*result.train, *result.test)}))
+    _check_classes(names, result.train)
+    return RunData(
+        names,
+        tuple(
+            Sample(record, digests[record.path], names.index(record.class_name), injected)
+            for record, injected in zip(result.train, result.injected, strict=True)
+        ),
+        tuple(Sample(record, digests[record.path], names.index(record.class_name)) for record in result.test),
+        result.report.as_dict(),
+        tuple(unreadable),
+    )
+
+
+def _check_mask(dataset: Dataset[Any], record: Record) -> None:
+    size = dataset.mask_size(record)
+    if size is None:
+        return
+    image = dataset.image_size(record)
+    if size != image:
+        raise DataError(
+            f"{record.mask}: the mask has {size[1]}x{size[0]} pixels, its image {record.path} has "
+            f"{image[1]}x{image[0]}; make them equal or remove the mask."
+        )
+
+
+def _check_classes(names: Sequence[str], train: Sequence[Record]) -> None:
+    counts = {name: sum(record.class_name == name for record in train) for name in names}
+    for name, count in counts.items():
+        if count < MINIMUM_TRAINING_IMAGES:
+            raise DataError(
+                f"The class '{name}' has {count} training image{'s' * (count != 1)}; meds compares images of a class "
+                f"with each other and needs at least {MINIMUM_TRAINING_IMAGES} (many more to be useful)."
+            )
+
+
+def class_indices(samples: Sequence[Sample]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Class index of each sample, int64 [n]."""
+    return np.array([sample.class_index for sample in samples], dtype=np.int64)

@@ -1,0 +1,159 @@
+"""Encoder features on disk: computed once for each image, half precision, memory-mapped, checksummed."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meds.core import files
+from meds.core.backbone import Layer
+from meds.core.errors import ArtifactError, ResourceError
+from meds.core.store import tensor_bytes
+
+SUFFIX = ".safetensors"
+SHARD_IMAGES = 32
+
+
+@dataclass
+class _Shard:
+    path: Path
+    handle: Any = None
+
+
+class FeatureCache:
+    """Feature maps by backbone fingerprint, layer and image digest.
+
+    A shard holds the maps of up to 32 images of one layer, float16 [n, C, H, W] (float32 where a value
+    does not fit into half precision). Its name carries its checksum, which is verified the first time
+    that the shard is read; a damaged shard is removed and reported, and its images count as missing.
+    """
+
+    def __init__(self, home: Path, backbone_fingerprint: str, limit_bytes: int) -> None:
+        self.root = home / "features"
+        self.folder = self.root / backbone_fingerprint
+        self.limit_bytes = limit_bytes
+        self.damaged: list[str] = []
+        self._places: dict[str, dict[str, tuple[_Shard, int]]] = {}
+
+    def missing(self, digests: Iterable[str], layers: Sequence[str]) -> list[str]:
+        """Digests that lack a layer, in the order given, each once."""
+        places = [self._index(layer) for layer in layers]
+        unique = dict.fromkeys(digests)
+        return [digest for digest in unique if any(digest not in place for place in places)]
+
+    def write(self, digests: Sequence[str], layer: str, maps: Tensor) -> None:
+        """Store the maps [n, C, H, W] of n images; images that are there already are left alone."""
+        index = self._index(layer)
+        new = [i for i, digest in enumerate(digests) if digest not in index]
+        if not new:
+            return
+        half = maps[new].to(torch.float16)
+        chosen = half if bool(torch.isfinite(half).all()) else maps[new].float()
+        names = [digests[i] for i in new]
+        data = tensor_bytes({"maps": chosen}, {"images": json.dumps(names)})
+        path = files.write_named_by_checksum(self.folder / layer, names[0][:16], SUFFIX, data)
+        shard = _Shard(path)
+        index.update({name: (shard, i) for i, name in enumerate(names)})
+
+    def read(self, digests: Sequence[str], layer: str) -> Tensor:
+        """Maps [n, C, H, W] of the images, float16 or float32; ArtifactError if a shard is damaged."""
+        index = self._index(layer)
+        rows = []
+        for digest in digests:
+            shard, row = index[digest]
+            rows.append(self._open(shard).get_slice("maps")[row : row + 1])
+        return torch.cat(rows)
+
+    def verify(self, digests: Iterable[str], layers: Sequence[str]) -> None:
+        """Check the shards of these images; damaged ones are removed, noted in `damaged` and forgotten."""
+        wanted = set(digests)
+        for layer in layers:
+            index = self._index(layer)
+            shards = {id(index[d][0]): index[d][0] for d in wanted if d in index}
+            for shard in shards.values():
+                try:
+                    self._open(shard)
+                except ArtifactError as error:
+                    self.damaged.append(str(error))
+                    shard.path.unlink(missing_ok=True)
+                    for digest in [d for d, (other, _) in index.items() if other is shard]:
+                        del index[digest]
+
+    def make_room(self, new_bytes: int, wanted_bytes: int) -> None:
+        """Free space for a run's features by removing those of other backbones, least recently used first.
+
+        Raises ResourceError if the run's own features exceed the limit.
+        """
+        if wanted_bytes > self.limit_bytes:
+            raise ResourceError(
+                f"The features of this run need {wanted_bytes / 2**30:.1f} GiB and the cache may hold "
+                f"{self.limit_bytes / 2**30:.1f} GiB; set MEDS_CACHE_GIB to a larger size, or choose a smaller "
+                "`backbone.image_size`."
+            )
+        excess = folder_bytes(self.root) + new_bytes - self.limit_bytes
+        others = [f for f in self.root.glob("*") if f.is_dir() and f != self.folder]
+        for other in sorted(others, key=lambda f: f.stat().st_mtime):
+            if excess <= 0:
+                break
+            excess -= folder_bytes(other)
+            remove_folder(other)
+        self.touch()
+
+    def touch(self) -> None:
+        """Mark this backbone's features as used now."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        os.utime(self.folder, (time.time(), time.time()))
+
+    def _open(self, shard: _Shard) -> Any:
+        if shard.handle is None:
+            from safetensors import safe_open
+
+            files.verify_named_by_checksum(shard.path, SUFFIX)
+            shard.handle = safe_open(shard.path, framework="pt")
+        return shard.handle
+
+    def _index(self, layer: str) -> dict[str, tuple[_Shard, int]]:
+        if layer not in self._places:
+            self._places[layer] = {}
+            for path in sorted((self.folder / layer).glob(f"*{SUFFIX}")):
+                shard = _Shard(path)
+                for row, name in enumerate(_images_in(path, self.damaged)):
+                    self._places[layer].setdefault(name, (shard, row))
+        return self._places[layer]
+
+
+def _images_in(path: Path, damaged: list[str]) -> list[str]:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as shard:
+            return list(json.loads(shard.metadata()["images"]))
+    except Exception as error:  # safetensors raises its own type and several built-in ones
+        damaged.append(f"{path} is damaged ({error}).")
+        path.unlink(missing_ok=True)
+        return []
+
+
+def bytes_per_image(layers: Iterable[Layer]) -> int:
+    """Bytes that one image's maps take in the cache."""
+    return sum(2 * layer.channels * layer.height * layer.width for layer in layers)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder and what is in it."""
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)

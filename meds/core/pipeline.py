@@ -1,0 +1,83 @@
+"""Everything that a spec names, brought to life once: dataset, data, backbone, caches, plan."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from meds.core.backbone import Backbone
+from meds.core.data import RunData, scan
+from meds.core.dataset import Dataset
+from meds.core.feature_cache import FeatureCache, bytes_per_image
+from meds.core.home import cache_limit_bytes, meds_home
+from meds.core.plan import PlannedStage, layers_read, plan_stages
+from meds.core.registry import Registry
+from meds.core.runtime import Runtime
+from meds.core.spec import Spec
+from meds.core.store import Store
+from meds.core.student import Student
+
+
+class Pipeline:
+    """The parts of a spec, each made when first asked for."""
+
+    def __init__(self, spec: Spec, registry: Registry, home: Path | None = None) -> None:
+        self.spec, self.registry = spec, registry
+        self.home = home or meds_home()
+        self.store = Store(self.home)
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        """Device and precision."""
+        return Runtime(self.spec.device, self.spec.precision, self.spec.threads)
+
+    @cached_property
+    def dataset(self) -> Dataset[Any]:
+        """The dataset."""
+        dataset: Dataset[Any] = self.spec.dataset.registration.load()(self.spec.dataset.options)
+        return dataset
+
+    @cached_property
+    def data(self) -> RunData:
+        """The images, hashed, with the noise protocol applied."""
+        noise = self.spec.noise
+        return scan(self.dataset, None if noise is None else noise.registration.load()(noise.options))
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The frozen encoder."""
+        backbone: Backbone = self.spec.backbone.registration.load()(self.spec.backbone.options)
+        return backbone
+
+    @cached_property
+    def student_class(self) -> type[Student]:
+        """The student's class."""
+        student: type[Student] = self.spec.student.registration.load()
+        return student
+
+    @cached_property
+    def student_layers(self) -> tuple[str, ...]:
+        """Layers that the student reads."""
+        return self.student_class.layers_needed(self.spec.student.options, self.backbone)
+
+    @cached_property
+    def stages(self) -> tuple[PlannedStage, ...]:
+        """The planned stages."""
+        return plan_stages(self.spec, self.data, self.backbone, self.runtime.precision)
+
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        """Every layer whose features are needed."""
+        return layers_read(self.stages, self.backbone, self.student_layers)
+
+    @cached_property
+    def features(self) -> FeatureCache:
+        """The feature cache of this backbone at this precision."""
+        name = f"{self.backbone.fingerprint}-{self.runtime.precision}"
+        return FeatureCache(self.home, name, cache_limit_bytes())
+
+    def feature_bytes(self) -> int:
+        """Bytes that the features of all images of the run take."""
+        size = bytes_per_image([self.backbone.layer(name) for name in self.layers])
+        return size * len({sample.digest for sample in self.data.samples()})

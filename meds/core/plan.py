@@ -1,0 +1,101 @@
+"""A plan: the stages of a spec with their fingerprints, what feeds them, and whether each is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from meds.core import files
+from meds.core.backbone import Backbone
+from meds.core.data import RunData
+from meds.core.errors import SpecError, UserError
+from meds.core.registry import Registration
+from meds.core.spec import Block, Spec
+from meds.core.stage import Stage
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage: its block, the instance, the fingerprint of its artifact, and its inputs by kind.
+
+    `inputs` maps artifact kinds to positions of earlier stages in the plan.
+    """
+
+    block: Block
+    stage: Stage
+    fingerprint: str
+    inputs: dict[str, int]
+
+    @property
+    def name(self) -> str:
+        """The stage's name in the spec and in the run directory."""
+        return self.block.name
+
+
+def plan_stages(spec: Spec, data: RunData, backbone: Backbone, precision: str) -> tuple[PlannedStage, ...]:
+    """Wire the stages and give each artifact its name; SpecError if a stage lacks an input."""
+    planned: list[PlannedStage] = []
+    for block in spec.stages:
+        stage: Stage = block.registration.load()(block.options)
+        inputs = _wire(block, stage, planned)
+        fingerprint = files.fingerprint(
+            {
+                "stage": _identity(block.registration),
+                "options": block.options.model_dump(mode="json"),
+                "inputs": {kind: planned[position].fingerprint for kind, position in inputs.items()},
+                "data": data.fingerprint if stage.sees_test_images() else data.training_fingerprint,
+                "backbone": backbone.fingerprint,
+                "student": _student(spec) if stage.student_matters(backbone) else None,
+                "classes": spec.classes,
+                "seed": spec.seed,
+                "precision": precision,
+            }
+        )
+        planned.append(PlannedStage(block, stage, fingerprint, inputs))
+    return tuple(planned)
+
+
+def layers_read(planned: Sequence[PlannedStage], backbone: Backbone, student_layers: Sequence[str]) -> tuple[str, ...]:
+    """Every layer that any stage reads, in the backbone's order."""
+    wanted = {name for item in planned for name in item.stage.layers_needed(backbone, student_layers)}
+    return tuple(layer.name for layer in backbone.layers if layer.name in wanted)
+
+
+def span(planned: Sequence[PlannedStage], first: str | None, last: str | None) -> range:
+    """Positions of the stages from `first` until `last`; UserError for an unknown name or an empty span."""
+    names = [item.name for item in planned]
+    for option, name in (("--from", first), ("--until", last)):
+        if name is not None and name not in names:
+            raise UserError(f"{option} {name}: the spec has no such stage; it has {', '.join(names)}.")
+    start = names.index(first) if first else 0
+    end = names.index(last) + 1 if last else len(names)
+    if start >= end:
+        raise UserError(f"--from {first} comes after --until {last}; there is nothing to run.")
+    return range(start, end)
+
+
+def _wire(block: Block, stage: Stage, earlier: Sequence[PlannedStage]) -> dict[str, int]:
+    inputs: dict[str, int] = {}
+    for kinds in stage.consumes():
+        for position in range(len(earlier) - 1, -1, -1):
+            kind = earlier[position].stage.produces
+            if kind in kinds:
+                inputs[kind] = position
+                break
+        else:
+            wanted = " or ".join(f"'{kind}'" for kind in kinds)
+            raise SpecError(
+                f"The stage `{block.name}` needs a result of kind {wanted} and no earlier stage makes one; "
+                "add the stage that does before it."
+            )
+    return inputs
+
+
+def _identity(registration: Registration) -> list[str]:
+    plugin = registration.plugin
+    return [plugin.name, registration.package, registration.package_version, plugin.version]
+
+
+def _student(spec: Spec) -> list[Any]:
+    return [_identity(spec.student.registration), spec.student.options.model_dump(mode="json")]

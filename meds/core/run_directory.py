@@ -1,0 +1,150 @@
+"""The files of a run directory: what was run, and reports that are read from artifacts."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from meds.core import files
+from meds.core.data import RunData, Sample
+from meds.core.errors import UserError
+from meds.core.store import Artifact
+
+POINTER = "artifact.json"
+PREDICTION_COLUMNS = ("path", "class", "label", "score", "threshold", "decision")
+RANKING_COLUMNS = ("rank", "path", "class", "score", "selected", "injected")
+SELECTION_COLUMNS = (
+    "iteration",
+    "epoch",
+    "class",
+    "selected",
+    "total",
+    "threshold",
+    "alpha",
+    "k",
+    "injected_selected",
+)
+_LIBRARIES = ("meds-ad", "torch", "timm", "numpy", "safetensors", "faiss-cpu")
+
+
+class RunDirectory:
+    """One run's folder, `runs/<name>`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def prepare(self, spec_yaml: str, data: RunData) -> None:
+        """Write the resolved spec and the list of images."""
+        files.write_text(self.path / "spec.yaml", spec_yaml)
+        files.write_text(self.path / "data.csv", data.to_csv())
+        if data.unreadable:
+            files.write_text(self.path / "unreadable.txt", "\n".join(data.unreadable) + "\n")
+
+    def write_state(self, state: Mapping[str, Any]) -> None:
+        """Write run.json."""
+        files.write_json(self.path / "run.json", state)
+
+    def read_state(self) -> dict[str, Any]:
+        """run.json; UserError if this is not a run directory."""
+        try:
+            state: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{self.path} is not a run directory: it has no run.json.") from None
+        except ValueError as error:
+            raise UserError(f"{self.path / 'run.json'} is damaged ({error}); run the spec again.") from None
+        return state
+
+    def point_to(self, stage: str, artifact: Artifact) -> None:
+        """Note where a stage's artifact lives."""
+        pointer = {"fingerprint": artifact.fingerprint, "path": str(artifact.path), "kind": artifact.kind}
+        files.write_json(self.path / stage / POINTER, pointer)
+
+    def write_evaluation(self, data: RunData, evaluation: Artifact) -> dict[str, Any]:
+        """Write metrics.json, predictions.csv and ranking.csv from an evaluation; returns the metrics."""
+        figures = evaluation.json("metrics")
+        scores = evaluation.tensors("scores")
+        metrics = {
+            "classes": figures["classes"],
+            "mean": figures["mean"],
+            "noise": data.noise,
+            "ranking": figures["ranking"],
+            "thresholds": figures["thresholds"],
+            "evaluation": figures["evaluation"],
+        }
+        files.write_json(self.path / "metrics.json", metrics)
+        shown, values = (data.test, scores["test"]) if data.test else (data.train, scores["train"])
+        self._csv("predictions.csv", PREDICTION_COLUMNS, _predictions(shown, values.tolist(), figures["thresholds"]))
+        ranking = _ranking(data.train, scores["ranking"].tolist(), evaluation.info["selected"])
+        self._csv("ranking.csv", RANKING_COLUMNS, ranking)
+        return metrics
+
+    def write_selection(self, data: RunData, student: Artifact) -> None:
+        """Write selection.csv from a student that selected its images."""
+        if "selection.json" not in student.manifest["files"]:
+            return
+        rows = student.json("selection")
+        histories = list(student.tensors("selection").values())
+        for row in rows:
+            members = [i for i, s in enumerate(data.train) if s.record.class_name == row["class"] and s.injected]
+            row["injected_selected"] = sum(
+                int(h[row["epoch"], i]) for h in histories for i in members if row["epoch"] < len(h)
+            )
+        self._csv("selection.csv", SELECTION_COLUMNS, rows)
+
+    def _csv(self, name: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        files.write_text(self.path / name, text.getvalue())
+
+
+def _predictions(
+    samples: Sequence[Sample], scores: Sequence[float], thresholds: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    rows = []
+    for sample, score in zip(samples, scores, strict=True):
+        threshold = thresholds[sample.record.class_name]
+        rows.append(
+            {
+                "path": sample.record.path,
+                "class": sample.record.class_name,
+                "label": "" if sample.record.label is None else sample.record.label,
+                "score": f"{score:.8g}",
+                "threshold": f"{threshold:.8g}",
+                "decision": "anomalous" if score > threshold else "normal",
+            }
+        )
+    return rows
+
+
+def _ranking(samples: Sequence[Sample], scores: Sequence[float], selected: Sequence[int]) -> list[dict[str, Any]]:
+    order = sorted(range(len(samples)), key=lambda i: (-scores[i], i))
+    return [
+        {
+            "rank": rank,
+            "path": samples[i].record.path,
+            "class": samples[i].record.class_name,
+            "score": f"{scores[i]:.8g}",
+            "selected": int(selected[i]),
+            "injected": int(samples[i].injected),
+        }
+        for rank, i in enumerate(order, start=1)
+    ]
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that results depend on."""
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,277 @@
+"""Runs a plan: decides stage by stage whether to compute, and keeps everything that is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meds.core import files
+from meds.core.data import Sample
+from meds.core.errors import ArtifactError, UserError
+from meds.core.events import Events
+from meds.core.extract import extract_features
+from meds.core.partitions import partitions_of
+from meds.core.pipeline import Pipeline
+from meds.core.plan import PlannedStage, span
+from meds.core.run_directory import RunDirectory, library_versions
+from meds.core.runtime import CostMeter
+from meds.core.stage import Reporter, Scorer, StageContext
+from meds.core.store import Artifact, ArtifactWriter, locked
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What to run of a plan, and where."""
+
+    directory: Path
+    first: str | None = None
+    last: str | None = None
+    force: bool = False
+
+
+class Runner:
+    """Runs one request; every finished stage is kept, whatever happens to the next."""
+
+    def __init__(self, pipeline: Pipeline, request: RunRequest, reporter: Reporter) -> None:
+        self.pipeline, self.request, self.reporter = pipeline, request, reporter
+        self.directory = RunDirectory(request.directory)
+        self.artifacts: list[Artifact | None] = []
+        self.state: dict[str, Any] = {}
+
+    def run(self) -> dict[str, Any] | None:
+        """Run the stages; returns the metrics if an evaluation was among them."""
+        with files.full_disk_is_a_user_error(self.request.directory):
+            self.request.directory.mkdir(parents=True, exist_ok=True)
+            waiting = f"Another run writes to {self.request.directory}; waiting until it has finished."
+            with locked(self.request.directory / ".lock", waiting, self.reporter.say):
+                return self._run()
+
+    def _run(self) -> dict[str, Any] | None:
+        pipeline = self.pipeline
+        wanted = span(pipeline.stages, self.request.first, self.request.last)
+        self.directory.prepare(pipeline.spec.to_yaml(), pipeline.data)
+        self.events = Events(self.request.directory, self._loggers())
+        self.state = self._first_state()
+        self._remember_run()
+        self._write_state("running")
+        self.events.emit("run_started", name=pipeline.spec.name)
+        self._say_data()
+        try:
+            self._extract()
+            metrics = self._run_stages(wanted)
+        except BaseException as error:
+            self._failed(error)
+            raise
+        self._write_state("done" if wanted.stop == len(pipeline.stages) else "partly done")
+        self.events.emit("run_finished")
+        return metrics
+
+    def _run_stages(self, wanted: range) -> dict[str, Any] | None:
+        metrics = None
+        self.artifacts = [None] * len(self.pipeline.stages)
+        for position, planned in enumerate(self.pipeline.stages[: wanted.stop]):
+            artifact = self._finished(planned, position)
+            if position < wanted.start:
+                if artifact is None:
+                    raise UserError(
+                        f"--from {self.request.first}: the stage `{planned.name}` before it has no stored result "
+                        f"({planned.fingerprint[:12]}); run without --from."
+                    )
+            elif artifact is None or self.request.force:
+                artifact = self._compute(planned, position)
+            self.artifacts[position] = artifact
+            self.directory.point_to(planned.name, artifact)
+            if artifact.kind == "student":
+                self.directory.write_selection(self.pipeline.data, artifact)
+            if artifact.kind == "evaluation":
+                metrics = self.directory.write_evaluation(self.pipeline.data, artifact)
+        return metrics
+
+    def _finished(self, planned: PlannedStage, position: int) -> Artifact | None:
+        """The stored artifact of a stage, None if it is missing or damaged (which is said)."""
+        store = self.pipeline.store
+        if not store.has(planned.fingerprint):
+            return None
+        try:
+            artifact = store.open(planned.fingerprint)
+        except ArtifactError as error:
+            self.reporter.say(f"{error} The stage `{planned.name}` is computed again.")
+            self.events.emit("artifact_damaged", stage=planned.name, error=str(error))
+            store.discard(planned.fingerprint)
+            return None
+        self._note(position, "done", artifact)
+        return artifact
+
+    def _compute(self, planned: PlannedStage, position: int) -> Artifact:
+        store = self.pipeline.store
+        with store.lock(planned.fingerprint):
+            if store.has(planned.fingerprint) and not self.request.force:
+                made_elsewhere = self._finished(planned, position)
+                if made_elsewhere is not None:
+                    return made_elsewhere
+            self._note(position, "running", None)
+            self._write_state("running")
+            self.events.emit("before_stage", stage=planned.name, fingerprint=planned.fingerprint)
+            meter = CostMeter(self.pipeline.runtime.device)
+            work = store.work(planned.fingerprint)
+            work.mkdir(parents=True, exist_ok=True)
+            files.remove_leftovers(work)
+            output = ArtifactWriter(work / "output")
+            planned.stage.run(self._context(planned, output, work))
+            cost = {**meter.stop(), "bytes": output.bytes_written()}
+            artifact = output.finish(store.path(planned.fingerprint), self._manifest(planned, cost))
+        files_left = sorted(work.rglob("*"), reverse=True)
+        for left in files_left:
+            left.rmdir() if left.is_dir() else left.unlink()
+        work.rmdir()
+        self._note(position, "done", artifact)
+        self._write_state("running")
+        self.events.emit(
+            "artifact_saved", stage=planned.name, fingerprint=artifact.fingerprint, path=str(artifact.path)
+        )
+        self.events.emit("after_stage", stage=planned.name, cost=cost)
+        return artifact
+
+    def _context(self, planned: PlannedStage, output: ArtifactWriter, work: Path) -> StageContext:
+        pipeline = self.pipeline
+        inputs = {}
+        for kind, source in planned.inputs.items():
+            artifact = self.artifacts[source]
+            assert artifact is not None  # the plan runs in order
+            inputs[kind] = artifact
+        return StageContext(
+            name=planned.name,
+            seed=pipeline.spec.seed,
+            data=pipeline.data,
+            partitions=partitions_of(pipeline.spec.classes, pipeline.data.class_names),
+            backbone=pipeline.backbone,
+            features=pipeline.features,
+            runtime=pipeline.runtime,
+            reporter=self.reporter,
+            student_class=pipeline.student_class,
+            student_options=pipeline.spec.student.options,
+            selection_rule=self._selection_rule,
+            inputs=inputs,
+            output=output,
+            work=work,
+            emit=self.events.emit,
+            scorer_of=self._scorer_of,
+            read_mask=self._read_mask,
+        )
+
+    def _scorer_of(self, artifact: Artifact) -> Scorer:
+        """The scorer that the stage which made an artifact offers."""
+        for position, made in enumerate(self.artifacts):
+            if made is not None and made.fingerprint == artifact.fingerprint:
+                planned = self.pipeline.stages[position]
+                work = self.pipeline.store.work(planned.fingerprint)
+                context = self._context(planned, ArtifactWriter.__new__(ArtifactWriter), work)
+                return planned.stage.scorer(context, artifact)
+        raise ArtifactError(f"No stage of this run made the artifact {artifact.fingerprint}.")
+
+    def _selection_rule(self, block: Mapping[str, Any]) -> Any:
+        registration = self.pipeline.registry.get("selection rule", str(block["type"]))
+        options = {key: value for key, value in block.items() if key != "type"}
+        return registration.load()(registration.plugin.options.model_validate(options))
+
+    def _read_mask(self, sample: Sample) -> Any:
+        return self.pipeline.dataset.read_mask(sample.record)
+
+    def _loggers(self) -> list[Any]:
+        return [block.registration.load()(block.options) for block in self.pipeline.spec.loggers]
+
+    def _extract(self) -> None:
+        pipeline = self.pipeline
+        meter = CostMeter(pipeline.runtime.device)
+        with pipeline.store.lock(f"features-{pipeline.features.folder.name}"):
+            encoded = extract_features(
+                pipeline.dataset,
+                pipeline.data.samples(),
+                pipeline.backbone,
+                pipeline.layers,
+                pipeline.features,
+                pipeline.runtime,
+                self.reporter,
+            )
+        cost = {**meter.stop(), "images": encoded, "bytes": pipeline.feature_bytes()}
+        self.state["features"] = cost
+        self.events.emit("features", **cost)
+
+    def _manifest(self, planned: PlannedStage, cost: Mapping[str, Any]) -> dict[str, Any]:
+        registration = planned.block.registration
+        inputs = {kind: self.pipeline.stages[i].fingerprint for kind, i in planned.inputs.items()}
+        return {
+            "kind": planned.stage.produces,
+            "fingerprint": planned.fingerprint,
+            "stage": planned.block.dump(),
+            "inputs": inputs,
+            "plugin": {"name": registration.plugin.name, "package": registration.package},
+            "plugin_version": registration.package_version,
+            "versions": library_versions(),
+            "device": self.pipeline.runtime.describe(),
+            "seed": self.pipeline.spec.seed,
+            "cost": dict(cost),
+        }
+
+    def _first_state(self) -> dict[str, Any]:
+        pipeline = self.pipeline
+        return {
+            "status": "running",
+            "name": pipeline.spec.name,
+            "seed": pipeline.spec.seed,
+            "device": pipeline.runtime.describe(),
+            "stages": [
+                {
+                    "name": planned.name,
+                    "type": planned.block.type,
+                    "fingerprint": planned.fingerprint,
+                    "status": "waiting",
+                    "artifact": None,
+                    "cost": None,
+                }
+                for planned in pipeline.stages
+            ],
+            "noise": pipeline.data.noise,
+            "unreadable": list(pipeline.data.unreadable),
+            "versions": library_versions(),
+            "home": str(pipeline.home),
+        }
+
+    def _note(self, position: int, status: str, artifact: Artifact | None) -> None:
+        row = self.state["stages"][position]
+        row["status"] = status
+        if artifact is not None:
+            row["artifact"] = str(artifact.path)
+            row["cost"] = artifact.manifest["cost"]
+
+    def _write_state(self, status: str) -> None:
+        self.state["status"] = status
+        self.directory.write_state(self.state)
+
+    def _remember_run(self) -> None:
+        place = str(self.request.directory.resolve())
+        note = self.pipeline.home / "runs" / f"{files.fingerprint(place)[:16]}.json"
+        files.write_json(note, {"run": place})
+
+    def _say_data(self) -> None:
+        data = self.pipeline.data
+        classes = len(data.class_names)
+        self.reporter.say(
+            f"{len(data.train)} training and {len(data.test)} test images of {classes} class{'es' * (classes != 1)}."
+        )
+        if data.unreadable:
+            self.reporter.say(f"{len(data.unreadable)} unreadable images are left out (see unreadable.txt).")
+
+    def _failed(self, error: BaseException) -> None:
+        for row in self.state["stages"]:
+            if row["status"] == "running":
+                row["status"] = "failed"
+                self.events.emit("stage_failed", stage=row["name"], error=f"{type(error).__name__}: {error}")
+        self.state["error"] = f"{type(error).__name__}: {error}"
+        try:
+            self._write_state("failed")
+        except OSError:
+            # A full disk must not hide the error that is being reported.
+            return

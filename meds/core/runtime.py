@@ -1,0 +1,132 @@
+"""Device, precision and autocast of a run, through Accelerate: the one place that knows about them."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from meds.core.errors import ResourceError
+
+Precision = Literal["fp32", "bf16"]
+
+
+class Runtime:
+    """Where and how precisely networks are computed.
+
+    Raises ResourceError if the device is not there. On CUDA the same code runs with pinned,
+    non-blocking transfers and TF32 off; it is covered by tests on the CPU device only.
+    """
+
+    def __init__(self, device: str = "auto", precision: str = "auto", threads: int | None = None) -> None:
+        self.threads = threads or os.cpu_count() or 1
+        torch.set_num_threads(self.threads)
+        self.device = resolve_device(device)
+        self.precision: Precision = resolve_precision(precision, self.device)
+        self._accelerator = _accelerator(self.device, self.precision)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Mixed precision for a forward pass (bf16 where chosen, else nothing)."""
+        context: AbstractContextManager[Any] = self._accelerator.autocast()
+        return context
+
+    def put(self, tensor: Tensor) -> Tensor:
+        """Move a tensor to the device."""
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+    def place(self, module: nn.Module) -> nn.Module:
+        """Move a network to the device, channels-last where that is the faster layout."""
+        return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    def describe(self) -> str:
+        """A short text such as "cpu (2 threads, bf16)"."""
+        detail = f"{self.threads} threads, " if self.device.type == "cpu" else ""
+        return f"{self.device} ({detail}{self.precision})"
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device of a spec's `device`; ResourceError if it is unknown or absent."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ResourceError(f"`device: {name}` is unknown; use auto, cpu, cuda or cuda:N.") from None
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise ResourceError(f"`device: {name}` is not there on this machine; use `device: auto` or `cpu`.")
+    if device.type not in {"cpu", "cuda"}:
+        raise ResourceError(f"`device: {name}` is not supported; use auto, cpu, cuda or cuda:N.")
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> Precision:
+    """bf16 or fp32; `auto` takes bf16 where the hardware multiplies it natively."""
+    if name in ("fp32", "bf16"):
+        return name  # type: ignore[return-value]
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
+def _accelerator(device: torch.device, precision: Precision) -> Any:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    # Accelerate keeps one global state; a process may run several specs one after another.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
+
+
+@dataclass
+class CostMeter:
+    """Wall and CPU seconds and peak memory between creation and `stop`."""
+
+    device: torch.device
+    _wall: float = field(default_factory=time.perf_counter)
+    _cpu: float = field(default_factory=time.process_time)
+
+    def __post_init__(self) -> None:
+        _reset_peak_rss()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def stop(self) -> dict[str, float]:
+        """{"wall_s", "cpu_s", "peak_rss_mib", "peak_gpu_mib"} so far."""
+        gpu = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
+        return {
+            "wall_s": round(time.perf_counter() - self._wall, 3),
+            "cpu_s": round(time.process_time() - self._cpu, 3),
+            "peak_rss_mib": round(_peak_rss_bytes() / 2**20, 1),
+            "peak_gpu_mib": round(gpu / 2**20, 1),
+        }
+
+
+def _reset_peak_rss() -> None:
+    # Linux only: without it the peak is that of the whole process so far.
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def _peak_rss_bytes() -> int:
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

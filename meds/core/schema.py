@@ -1,0 +1,43 @@
+"""The JSON schema of a spec, installed plugins included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meds.core.registry import Registry
+from meds.core.spec import SpecModel
+
+_BLOCKS = {"dataset": "dataset", "noise": "noise protocol", "backbone": "backbone", "student": "student"}
+
+
+def spec_schema(registry: Registry) -> dict[str, Any]:
+    """JSON schema (draft 2020-12) of a spec; each block is one of the installed plugins' options."""
+    schema = SpecModel.model_json_schema()
+    definitions: dict[str, Any] = schema.setdefault("$defs", {})
+    properties = schema["properties"]
+    for key, kind in _BLOCKS.items():
+        block = _choices(registry, kind, definitions)
+        if key == "noise":
+            block = {"anyOf": [block, {"type": "null"}]}
+        properties[key] = {"description": properties[key].get("description", ""), **block}
+    properties["stages"]["items"] = _choices(registry, "stage", definitions)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _choices(registry: Registry, kind: str, definitions: dict[str, Any]) -> dict[str, Any]:
+    choices = []
+    for name in registry.names(kind):
+        plugin = registry.get(kind, name).plugin
+        options = plugin.options.model_json_schema(ref_template="#/$defs/{model}")
+        definitions.update(options.pop("$defs", {}))
+        options["properties"] = {"type": {"const": name}, **options.get("properties", {})}
+        if kind == "stage":
+            options["properties"]["name"] = {
+                "type": "string",
+                "description": "Name of the stage's directory.",
+            }
+        needed = [] if kind == "noise protocol" else ["type"]
+        options["required"] = [*needed, *options.get("required", [])]
+        options["title"], options["description"] = name, plugin.summary
+        choices.append(options)
+    return {"anyOf": choices}

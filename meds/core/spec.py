@@ -1,0 +1,209 @@
+"""The pipeline spec: validated by Pydantic, plugin blocks by their plugins' options models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from meds.core.errors import PluginError, SpecError
+from meds.core.registry import Options, Registration, Registry, unknown_name
+from meds.core.spec_source import KeyPath, SpecSource, read_spec
+
+Recipe = Literal["paper", "released"]
+
+
+class SpecModel(BaseModel):
+    """The keys of a spec. Blocks with a `type` are checked further by their plugin's options model."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run and its directory.")
+    seed: int = Field(default=0, ge=0, description="Seed of every random choice but the noise's own.")
+    recipe: Recipe | None = Field(
+        default=None,
+        description="Set all points where the paper's text and the released code differ to one of the two.",
+    )
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="Arithmetic of the networks; auto takes bf16 where the hardware has it."
+    )
+    threads: int | None = Field(default=None, ge=1, description="CPU threads; default: all cores.")
+    dataset: dict[str, Any] = Field(description="Where the images are.")
+    noise: dict[str, Any] | None = Field(default=None, description="Known defects to add to the training set.")
+    classes: Literal["unified", "separate"] = Field(
+        default="unified", description="One student for all classes, or one for each."
+    )
+    backbone: dict[str, Any] = Field(description="The frozen encoder.")
+    student: dict[str, Any] = Field(description="The reconstruction network.")
+    stages: list[dict[str, Any]] = Field(min_length=1, description="What is run, in order.")
+    loggers: list[dict[str, Any]] = Field(default=[], description="Run loggers that are told of every event.")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A plugin chosen by a spec, with its validated options and the stage name (its type by default)."""
+
+    registration: Registration
+    options: Options
+    name: str
+
+    @property
+    def type(self) -> str:
+        """The plugin's name."""
+        return self.registration.plugin.name
+
+    def dump(self) -> dict[str, Any]:
+        """The block as plain data, every default written out."""
+        data = {"type": self.type, **self.options.model_dump(mode="json")}
+        if self.name != self.type:
+            data["name"] = self.name
+        return data
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A resolved spec: every plugin found, every option validated, every default known."""
+
+    name: str
+    seed: int
+    recipe: Recipe | None
+    device: str
+    precision: Literal["auto", "fp32", "bf16"]
+    threads: int | None
+    classes: Literal["unified", "separate"]
+    dataset: Block
+    noise: Block | None
+    backbone: Block
+    student: Block
+    stages: tuple[Block, ...]
+    loggers: tuple[Block, ...] = ()
+
+    def dump(self) -> dict[str, Any]:
+        """The resolved spec as plain data; reading it again gives an equal spec."""
+        return {
+            "name": self.name,
+            "seed": self.seed,
+            "recipe": self.recipe,
+            "device": self.device,
+            "precision": self.precision,
+            "threads": self.threads,
+            "dataset": self.dataset.dump(),
+            "noise": None if self.noise is None else self.noise.dump(),
+            "classes": self.classes,
+            "backbone": self.backbone.dump(),
+            "student": self.student.dump(),
+            "stages": [stage.dump() for stage in self.stages],
+            "loggers": [logger.dump() for logger in self.loggers],
+        }
+
+    def to_yaml(self) -> str:
+        """The resolved spec as YAML."""
+        return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True)
+
+
+def load_spec(path: Path, registry: Registry, overrides: Sequence[str] = ()) -> Spec:
+    """Read, override and resolve a spec file; SpecError lists every problem with file, line and key."""
+    return resolve_spec(read_spec(path, overrides), registry)
+
+
+def resolve_spec(source: SpecSource, registry: Registry) -> Spec:
+    """Check a spec's data against the model and the plugins' options models."""
+    problems: list[str] = []
+    try:
+        model = SpecModel.model_validate(source.data)
+    except ValidationError as error:
+        raise SpecError("\n".join(_sentences(error, source, (), SpecModel))) from None
+    resolver = _Resolver(source, registry, model.recipe, problems)
+    dataset = resolver.block("dataset", model.dataset, ("dataset",))
+    noise = None
+    if model.noise is not None:
+        noise = resolver.block("noise protocol", {"type": "inject", **model.noise}, ("noise",))
+    backbone = resolver.block("backbone", model.backbone, ("backbone",))
+    student = resolver.block("student", model.student, ("student",))
+    stages = [resolver.block("stage", stage, ("stages", i)) for i, stage in enumerate(model.stages)]
+    loggers = [resolver.block("logger", logger, ("loggers", i)) for i, logger in enumerate(model.loggers)]
+    names = [stage.name for stage in stages if stage is not None]
+    for repeated in sorted({name for name in names if names.count(name) > 1}):
+        problems.append(
+            f"{source.where(('stages',))}: two stages are called `{repeated}`; give one a `name:` of its own."
+        )
+    if problems or dataset is None or backbone is None or student is None:
+        raise SpecError("\n".join(problems))
+    fixed = model.model_dump(include={"name", "seed", "recipe", "device", "precision", "threads", "classes"})
+    return Spec(
+        **fixed,
+        dataset=dataset,
+        noise=noise,
+        backbone=backbone,
+        student=student,
+        stages=tuple(stage for stage in stages if stage is not None),
+        loggers=tuple(logger for logger in loggers if logger is not None),
+    )
+
+
+class _Resolver:
+    """Turns blocks of plain data into `Block`s and collects the problems."""
+
+    def __init__(self, source: SpecSource, registry: Registry, recipe: Recipe | None, problems: list[str]) -> None:
+        self.source, self.registry, self.recipe, self.problems = source, registry, recipe, problems
+
+    def block(self, kind: str, data: dict[str, Any], path: KeyPath) -> Block | None:
+        """One block; None after a problem has been noted."""
+        name = data.get("type")
+        if not isinstance(name, str):
+            known = ", ".join(self.registry.names(kind))
+            self.problems.append(f"{self.source.where(path)}: `{_dotted(path)}` needs a `type:` (known: {known}).")
+            return None
+        try:
+            registration = self.registry.get(kind, name)
+        except PluginError as error:
+            self.problems.append(f"{self.source.where((*path, 'type'))}: {error}")
+            return None
+        values = {key: value for key, value in data.items() if key != "type"}
+        stage_name = str(values.pop("name", name)) if kind == "stage" else name
+        recipe = registration.plugin.recipes.get(self.recipe or "", {})
+        try:
+            options = registration.plugin.options.model_validate({**recipe, **values})
+        except ValidationError as error:
+            self.problems += _sentences(error, self.source, path, registration.plugin.options)
+            return None
+        return Block(registration, self._nested(options, path), stage_name)
+
+    def _nested(self, options: Options, path: KeyPath) -> Options:
+        """Resolve options that name a plugin themselves, such as a stage's selection rule."""
+        resolved = {}
+        for name, field in type(options).model_fields.items():
+            extra = field.json_schema_extra
+            if isinstance(extra, dict) and "plugin" in extra:
+                block = self.block(str(extra["plugin"]), getattr(options, name), (*path, name))
+                resolved[name] = {} if block is None else block.dump()
+        return options.model_copy(update=resolved) if resolved else options
+
+
+def _dotted(path: KeyPath) -> str:
+    return ".".join(str(part) for part in path)
+
+
+def _sentences(error: ValidationError, source: SpecSource, prefix: KeyPath, model: type[BaseModel]) -> list[str]:
+    """One sentence for each problem that Pydantic found."""
+    found = []
+    for detail in error.errors(include_url=False):
+        path = (*prefix, *detail["loc"])
+        where, key = source.where(path), _dotted(path)
+        if detail["type"] == "extra_forbidden":
+            name = unknown_name("key", str(detail["loc"][-1]), model.model_fields)
+            inside = f" in `{_dotted(path[:-1])}`" if path[:-1] else ""
+            found.append(f"{where}: {name[:-1]}{name[-1]}".replace("';", f"'{inside};", 1))
+        elif detail["type"] == "missing":
+            found.append(f"{where}: the key `{key}` is missing.")
+        else:
+            given = repr(detail["input"])
+            shown = given if len(given) < 60 else given[:57] + "..."
+            message = detail["msg"][0].lower() + detail["msg"][1:]
+            found.append(f"{where}: `{key}`: {message} (given: {shown}).")
+    return found

@@ -1,0 +1,181 @@
+"""The stage contract: what a stage sees, what it makes, and how its result scores unseen images."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from meds.core.backbone import Backbone
+from meds.core.data import RunData, Sample
+from meds.core.errors import UserError
+from meds.core.feature_cache import FeatureCache
+from meds.core.runtime import Runtime
+from meds.core.seeds import derive_seed
+from meds.core.store import Artifact, ArtifactWriter
+from meds.core.student import Student
+
+
+class ProgressBar(Protocol):
+    """A running progress display."""
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Move on; `note` is a short text such as the loss."""
+
+
+class Reporter(Protocol):
+    """Where a stage tells of its progress; the command line renders it."""
+
+    def bar(self, title: str, total: int) -> AbstractContextManager[ProgressBar]:
+        """A progress bar for `total` steps."""
+
+    def say(self, text: str) -> None:
+        """One sentence for the user."""
+
+
+class _SilentBar:
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Show nothing."""
+
+
+class SilentReporter:
+    """A reporter for scripts and tests: shows nothing, keeps the sentences."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    @contextmanager
+    def bar(self, title: str, total: int) -> Iterator[ProgressBar]:  # noqa: ARG002
+        """A bar that shows nothing."""
+        yield _SilentBar()
+
+    def say(self, text: str) -> None:
+        """Keep the sentence."""
+        self.said.append(text)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """The classes that share one student: all of them, or one if `classes: separate`."""
+
+    name: str
+    class_indices: tuple[int, ...]
+
+
+@dataclass
+class StageContext:
+    """All that a stage may see.
+
+    `inputs` maps artifact kinds to the artifacts of earlier stages. `output` collects the result;
+    `work` is a folder for checkpoints that survives a killed run.
+    """
+
+    name: str
+    seed: int
+    data: RunData
+    partitions: tuple[Partition, ...]
+    backbone: Backbone
+    features: FeatureCache
+    runtime: Runtime
+    reporter: Reporter
+    student_class: type[Student]
+    student_options: Any
+    selection_rule: Callable[[Mapping[str, Any]], Any]
+    inputs: Mapping[str, Artifact]
+    output: ArtifactWriter
+    work: Path
+    emit: Callable[..., None]
+    scorer_of: Callable[[Artifact], Scorer]
+    read_mask: Callable[[Sample], Any] = field(default=lambda _: None)
+
+    def student_layers(self) -> tuple[str, ...]:
+        """Names of the layers that the student reads."""
+        return self.student_class.layers_needed(self.student_options, self.backbone)
+
+    def new_student(self, *labels: object) -> Student:
+        """A student with random weights that depend on the run's seed and the labels only."""
+        torch.manual_seed(derive_seed(self.seed, "student", *labels))
+        layers = [self.backbone.layer(name) for name in self.student_layers()]
+        student = self.student_class(self.student_options, layers, self.data.class_names)
+        self.runtime.place(student)
+        return student
+
+    def read_features(self, samples: Sequence[Sample], layers: Sequence[str] | None = None) -> list[Tensor]:
+        """Feature maps of the samples on the device, float32 [n, C, H, W] for each layer."""
+        digests = [sample.digest for sample in samples]
+        names = self.student_layers() if layers is None else layers
+        return [self.runtime.put(self.features.read(digests, name).float()) for name in names]
+
+    def class_tensor(self, samples: Sequence[Sample]) -> Tensor:
+        """Class indices of the samples on the device, int64 [n]."""
+        return self.runtime.put(torch.tensor([sample.class_index for sample in samples]))
+
+    def input(self, *kinds: str) -> Artifact:
+        """The artifact of one of these kinds; UserError if no earlier stage made one."""
+        for kind in kinds:
+            if kind in self.inputs:
+                return self.inputs[kind]
+        raise UserError(f"The stage `{self.name}` needs a result of kind {' or '.join(kinds)} from an earlier stage.")
+
+
+class Scorer(ABC):
+    """Scores patches of any image from its features; what a finished stage offers for evaluation."""
+
+    layers: tuple[str, ...]
+
+    @abstractmethod
+    def group_maps(self, features: Sequence[Tensor], classes: Tensor) -> list[Tensor]:
+        """Distance maps [B, H_i, W_i] float32 of each group, finest or coarsest in any order."""
+
+    def training_maps(self) -> Tensor | None:
+        """Score maps [n, H, W] of the training images where they must not be computed like test images.
+
+        None (the default) if training images are scored like any other.
+        """
+        return None
+
+
+class Stage(ABC):
+    """One step of a pipeline: turns input artifacts into one output artifact.
+
+    Attributes:
+        produces: the kind of its artifact.
+    """
+
+    produces: str
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    def consumes(self) -> tuple[tuple[str, ...], ...]:
+        """What it needs from earlier stages: for each input the kinds that will do, the best first.
+
+        The nearest earlier stage that made one of the kinds is taken.
+        """
+        return ()
+
+    def layers_needed(self, backbone: Backbone, student_layers: Sequence[str]) -> tuple[str, ...]:  # noqa: ARG002
+        """Backbone layers whose features it reads."""
+        return tuple(student_layers)
+
+    def student_matters(self, backbone: Backbone) -> bool:  # noqa: ARG002
+        """Whether its result depends on the student's options."""
+        return True
+
+    def sees_test_images(self) -> bool:
+        """Whether its result depends on the test images, labels and masks."""
+        return False
+
+    @abstractmethod
+    def run(self, context: StageContext) -> None:
+        """Compute and write the result into `context.output`; may checkpoint in `context.work`."""
+
+    def scorer(self, context: StageContext, artifact: Artifact) -> Scorer:  # noqa: ARG002
+        """A scorer made of this stage's artifact; UserError if it has none."""
+        raise UserError(f"The result of the stage `{context.name}` cannot score images.")

@@ -1,0 +1,206 @@
+"""The training loop that distill, fit and select-finetune share: visible, checkpointed, resumable to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from meds.core.checkpoint import Checkpoints
+from meds.core.data import Sample
+from meds.core.errors import MedsError
+from meds.core.seeds import derive_seed
+from meds.core.stage import StageContext
+from meds.core.student import Progress, Student, TrainingDefaults
+
+
+class EpochPlan(Protocol):
+    """Decides which images an epoch visits, and in which order."""
+
+    def begin(self, epoch: int, progress: Progress, student: Student) -> Sequence[int]:
+        """Positions in the list of samples, in the order of the visit; called at the start of every epoch."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What it must remember over a restart."""
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state` gave."""
+
+
+class AllImages:
+    """Every image once an epoch, in a seeded random order."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed = count, seed
+
+    def begin(self, epoch: int, progress: Progress, student: Student) -> Sequence[int]:  # noqa: ARG002
+        """A permutation of all positions."""
+        return shuffled(range(self.count), self.seed, epoch)
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing: the order follows from seed and epoch."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing to restore."""
+
+
+@dataclass(frozen=True)
+class TrainingLength:
+    """Iterations, batch size and whether a last small batch is left out."""
+
+    iterations: int
+    batch_size: int
+    drop_last: bool
+
+
+Objective = Callable[[Student, Sequence[Tensor], Sequence[int], Tensor, Progress], Tensor]
+"""(student, features, positions of the batch's samples, class indices, progress) -> scalar loss."""
+
+
+def shuffled(positions: Sequence[int], seed: int, epoch: int) -> list[int]:
+    """The positions in an order that depends on seed and epoch only."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
+    order = torch.randperm(len(positions), generator=generator).tolist()
+    return [positions[i] for i in order]
+
+
+def training_length(
+    defaults: TrainingDefaults,
+    count: int,
+    iterations: int | None,
+    batch_size: int | None,
+    drop_last: bool | None,
+) -> TrainingLength:
+    """A stage's options over the student's defaults; epochs are turned into iterations for `count` images."""
+    size = min(batch_size or defaults.batch_size, count)
+    drop = defaults.drop_last if drop_last is None else drop_last
+    an_epoch = count // size if drop else -(-count // size)
+    total = iterations or defaults.iterations or an_epoch * (defaults.epochs or 1)
+    return TrainingLength(total, size, drop)
+
+
+def batches_of(order: Sequence[int], length: TrainingLength) -> list[list[int]]:
+    """Cut an epoch's order into batches; the small rest is dropped only if something else is left."""
+    size = length.batch_size
+    batches = [list(order[i : i + size]) for i in range(0, len(order), size)]
+    if length.drop_last and len(batches) > 1 and len(batches[-1]) < size:
+        batches.pop()
+    return batches
+
+
+def train(
+    context: StageContext,
+    student: Student,
+    samples: Sequence[Sample],
+    objective: Objective,
+    plan: EpochPlan,
+    length: TrainingLength,
+    checkpoints: Checkpoints,
+    title: str,
+) -> None:
+    """Train a student in place, from the newest checkpoint if there is one.
+
+    The order of images is a pure function of seed and epoch, the learning rate of the iteration; what
+    else moves (weights, optimiser, random generator, the epoch's order) is in the checkpoint.
+    """
+    defaults = student.training_defaults()
+    parameters = [p for p in student.parameters() if p.requires_grad]
+    optimiser = defaults.optimiser(parameters)
+    iteration, epoch, batch = 0, -1, 0
+    order: list[int] = []
+    torch.manual_seed(derive_seed(context.seed, "training", title))
+    saved = checkpoints.load()
+    if saved is not None:
+        iteration, epoch, batch = (int(value) for value in saved["position"])
+        order = saved["order"].tolist()
+        _restore(student, optimiser, plan, saved)
+    batches = batches_of(order, length)
+    student.train()
+    with context.reporter.bar(title, length.iterations) as bar:
+        bar.advance(iteration)
+        while iteration < length.iterations:
+            progress = Progress(iteration, length.iterations)
+            if batch >= len(batches):
+                epoch, batch = epoch + 1, 0
+                order = list(plan.begin(epoch, progress, student))
+                batches = batches_of(order, length)
+                student.train()
+            for group in optimiser.param_groups:
+                group["lr"] = defaults.learning_rate(iteration, length.iterations)
+            chosen = [samples[i] for i in batches[batch]]
+            features = context.read_features(chosen)
+            loss = objective(student, features, batches[batch], context.class_tensor(chosen), progress)
+            _step(loss, optimiser, parameters, defaults.clip_norm, title, iteration)
+            iteration, batch = iteration + 1, batch + 1
+            bar.advance(1, note=f"loss {loss.item():.4f}")
+            if checkpoints.due() and iteration < length.iterations:
+                position = torch.tensor([iteration, epoch, batch])
+                checkpoints.save(iteration, _state(student, optimiser, plan, position, order))
+    student.eval()
+
+
+def _step(
+    loss: Tensor,
+    optimiser: torch.optim.Optimizer,
+    parameters: Sequence[nn.Parameter],
+    clip_norm: float | None,
+    title: str,
+    iteration: int,
+) -> None:
+    if not bool(torch.isfinite(loss)):
+        raise MedsError(
+            f"{title}: the loss is no longer a finite number at iteration {iteration}; "
+            "try `precision: fp32` or a smaller learning rate."
+        )
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if clip_norm is not None:
+        nn.utils.clip_grad_norm_(parameters, clip_norm)
+    optimiser.step()
+
+
+def _state(
+    student: Student,
+    optimiser: torch.optim.Optimizer,
+    plan: EpochPlan,
+    position: Tensor,
+    order: Sequence[int],
+) -> dict[str, Tensor]:
+    state = {"position": position, "order": torch.tensor(order), "random.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["random.cuda"] = torch.cuda.get_rng_state()
+    state |= {f"student.{name}": value for name, value in student.state_dict().items()}
+    state |= {f"plan.{name}": value for name, value in plan.state().items()}
+    for index, values in optimiser.state_dict()["state"].items():
+        for key, value in values.items():
+            kind = "tensor" if isinstance(value, Tensor) else "number"
+            state[f"optimiser.{index}.{kind}.{key}"] = torch.as_tensor(value)
+    return state
+
+
+def _restore(student: Student, optimiser: torch.optim.Optimizer, plan: EpochPlan, saved: Mapping[str, Tensor]) -> None:
+    student.load_state_dict(_below(saved, "student."))
+    plan.load_state(_below(saved, "plan."))
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    for name, value in _below(saved, "optimiser.").items():
+        index, kind, key = name.split(".", 2)
+        parameter = parameters[int(index)]
+        entry: dict[str, Any] = optimiser.state[parameter]
+        if kind == "number":
+            entry[key] = value.item()
+        elif value.shape == parameter.shape:
+            # The memory layout must be the parameter's: another layout may round differently.
+            entry[key] = torch.empty_like(parameter, requires_grad=False, dtype=value.dtype).copy_(value)
+        else:
+            entry[key] = value
+    torch.set_rng_state(saved["random.cpu"])
+    if "random.cuda" in saved and torch.cuda.is_available():
+        torch.cuda.set_rng_state(saved["random.cuda"])
+
+
+def _below(saved: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in saved.items() if name.startswith(prefix)}

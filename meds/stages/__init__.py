@@ -1,0 +1,49 @@
+"""The stages that ship with meds: memory, distill, select-finetune, fit, evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from meds.core.hookspecs import hookimpl
+from meds.core.registry import Plugin
+from meds.stages import options
+
+
+@hookimpl
+def meds_stages() -> Sequence[Plugin]:
+    """The built-in stages."""
+    return [
+        Plugin(
+            "memory",
+            options.MemoryOptions,
+            "meds.stages.memory:Memory",
+            "Score training patches against sparse random memories.",
+            options.MEMORY_RECIPES,
+        ),
+        Plugin(
+            "distill",
+            options.DistillOptions,
+            "meds.stages.distill:Distill",
+            "Teach a random student the memory's score maps.",
+            options.DISTILL_RECIPES,
+        ),
+        Plugin(
+            "select-finetune",
+            options.SelectFinetuneOptions,
+            "meds.stages.select_finetune:SelectFinetune",
+            "Fine-tune the student on images that it selects itself.",
+            options.SELECT_FINETUNE_RECIPES,
+        ),
+        Plugin(
+            "fit",
+            options.FitOptions,
+            "meds.stages.fit:Fit",
+            "Train the student on all images: the baseline.",
+        ),
+        Plugin(
+            "evaluate",
+            options.EvaluateOptions,
+            "meds.stages.evaluate:Evaluate",
+            "Metrics, predictions and the ranking of training images.",
+        ),
+    ]

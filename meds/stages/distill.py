@@ -1,0 +1,89 @@
+"""Stage distill: a student with random weights learns to reproduce the memory's score maps (paper eq. 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from meds.core.checkpoint import Checkpoints
+from meds.core.partitions import StudentScorer, student_file, student_scorer
+from meds.core.scoring import resize_map, score_map
+from meds.core.seeds import derive_seed
+from meds.core.stage import Partition, Stage, StageContext
+from meds.core.store import Artifact
+from meds.core.student import Progress, Student
+from meds.core.training import AllImages, train, training_length
+from meds.stages.options import DistillOptions
+
+
+class Distill(Stage):
+    """Artifact kind "distilled-student": `student.safetensors` (one file a class if they are separate)."""
+
+    produces = "distilled-student"
+    options: DistillOptions
+
+    def consumes(self) -> tuple[tuple[str, ...], ...]:
+        """The memory's score maps."""
+        return (("memory-scores",),)
+
+    def run(self, context: StageContext) -> None:
+        """Train one student for each partition of the classes."""
+        memory = context.input("memory-scores")
+        maps = memory.tensors("scores")["maps"]
+        context.output.info.update(distance=memory.info["distance"])
+        for partition in context.partitions:
+            student = self._train(context, partition, maps, memory)
+            context.output.write_tensors(student_file(partition), student.state_dict())
+
+    def _train(self, context: StageContext, partition: Partition, maps: Tensor, memory: Artifact) -> Student:
+        student = context.new_student(partition.name)
+        positions = [i for i, s in enumerate(context.data.train) if s.class_index in partition.class_indices]
+        samples = [context.data.train[i] for i in positions]
+        own_maps = maps[positions]
+        distance = memory.info["distance"]
+
+        def objective(
+            student: Student, features: Sequence[Tensor], chosen: Sequence[int], classes: Tensor, _: Progress
+        ) -> Tensor:
+            wanted = context.runtime.put(own_maps[list(chosen)])
+            targets = student.targets(features)
+            with context.runtime.autocast():
+                outputs = student(features, classes)
+            return self.loss(wanted, score_map(targets, outputs, distance))
+
+        length = training_length(
+            student.training_defaults(),
+            len(samples),
+            self.options.iterations,
+            self.options.batch_size,
+            self.options.drop_last,
+        )
+        seed = derive_seed(context.seed, "distill", partition.name)
+        checkpoints = Checkpoints(context.work, f"distill-{partition.name}")
+        plan = AllImages(len(samples), seed)
+        train(
+            context,
+            student,
+            samples,
+            objective,
+            plan,
+            length,
+            checkpoints,
+            f"{context.name} ({partition.name})",
+        )
+        return student
+
+    def loss(self, memory_maps: Tensor, student_maps: Tensor) -> Tensor:
+        """Distance of score maps [B, H, W]; the memory's are resized to the student's grid."""
+        wanted = resize_map(memory_maps, student_maps.shape[-2:])
+        gap = (wanted - student_maps).flatten(1)
+        if self.options.loss == "l2-norm":
+            value = gap.norm(dim=1).mean()
+        else:
+            value = gap.square().mean() if self.options.loss == "mse" else gap.abs().mean()
+        return self.options.loss_weight * value
+
+    def scorer(self, context: StageContext, artifact: Artifact) -> StudentScorer:
+        """Scores with the distilled student."""
+        return student_scorer(context, artifact)

@@ -1,0 +1,191 @@
+"""Stage evaluate: scores test and training images with the last trained scorer and measures the result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from meds.core import metrics, scoring
+from meds.core.data import Sample
+from meds.core.images import resize_and_crop_mask
+from meds.core.selection import robust_maximum
+from meds.core.stage import ProgressBar, Scorer, Stage, StageContext
+from meds.core.store import Artifact
+from meds.core.student import EvaluationDefaults
+from meds.stages.options import EvaluateOptions
+
+SCORERS = ("student", "distilled-student", "memory-scores")
+
+
+@dataclass
+class _Scored:
+    """Patch maps [n, H, W], image scores [n] and, if wanted, smoothed pixel maps [n, S, S]."""
+
+    patches: Tensor
+    images: Tensor
+    pixels: Tensor | None
+
+
+class Evaluate(Stage):
+    """Artifact kind "evaluation".
+
+    `scores.safetensors`: `test` and `train` image scores float32 [n], `ranking` float32 [n] (the robust
+    maximum of each training image's patch scores). `maps.safetensors`: `test` and `train` patch score
+    maps float16 [n, H, W]. `metrics.json`: figures by class, means, ranking figures and thresholds.
+    """
+
+    produces = "evaluation"
+    options: EvaluateOptions
+
+    def consumes(self) -> tuple[tuple[str, ...], ...]:
+        """The nearest earlier stage whose result can score images."""
+        return (SCORERS,)
+
+    def sees_test_images(self) -> bool:
+        """Yes: this is the only stage that does."""
+        return True
+
+    def run(self, context: StageContext) -> None:
+        """Score all images, measure, and choose the thresholds."""
+        source = context.input(*SCORERS)
+        scorer = context.scorer_of(source)
+        how = self.evaluation(context)
+        data = context.data
+        with (
+            context.reporter.bar(context.name, len(data.train) + len(data.test)) as bar,
+            torch.inference_mode(),
+        ):
+            train = self._score(context, scorer, data.train, how, bar, scorer.training_maps(), pixels=False)
+            labelled = any(sample.record.mask is not None for sample in data.test)
+            test = self._score(context, scorer, data.test, how, bar, None, pixels=labelled)
+        ranking = robust_maximum(train.patches) if len(data.train) else train.images
+        context.output.write_tensors("scores", {"train": train.images, "test": test.images, "ranking": ranking})
+        context.output.write_tensors("maps", {"train": train.patches.half(), "test": test.patches.half()})
+        selected = _last_selection(source, len(data.train))
+        thresholds = self._thresholds(context, train.images.numpy(), selected)
+        context.output.write_json(
+            "metrics",
+            {
+                **self._figures(context, test, how),
+                "ranking": _ranking_figures(data.train, ranking.numpy()),
+                "thresholds": thresholds,
+                "evaluation": _described(how),
+            },
+        )
+        context.output.info["selected"] = selected.astype(int).tolist()
+
+    def evaluation(self, context: StageContext) -> EvaluationDefaults:
+        """The student's evaluation with this stage's options laid over it."""
+        given = {
+            key: value
+            for key in ("map_size", "smoothing", "sigma", "image_score", "top_fraction")
+            if (value := getattr(self.options, key)) is not None
+        }
+        return replace(context.new_student("evaluation").evaluation_defaults(), **given)
+
+    def _score(
+        self,
+        context: StageContext,
+        scorer: Scorer,
+        samples: Sequence[Sample],
+        how: EvaluationDefaults,
+        bar: ProgressBar,
+        known: Tensor | None,
+        pixels: bool,
+    ) -> _Scored:
+        patches, images, maps = [], [], []
+        size = self.options.batch_size
+        for start in range(0, len(samples), size):
+            chosen = samples[start : start + size]
+            if known is None:
+                features = context.read_features(chosen, scorer.layers)
+                groups = scorer.group_maps(features, context.class_tensor(chosen))
+            else:
+                groups = [known[start : start + size]]
+            smoothed = scoring.smooth(scoring.pixel_map(groups, how), how)
+            images.append(scoring.image_scores(smoothed, how).cpu())
+            patches.append(scoring.mean_over_groups(groups).cpu())
+            if pixels:
+                maps.append(smoothed.cpu())
+            bar.advance(len(chosen))
+        empty = torch.zeros(0)
+        return _Scored(
+            torch.cat(patches) if patches else empty,
+            torch.cat(images) if images else empty,
+            torch.cat(maps) if maps else None,
+        )
+
+    def _figures(self, context: StageContext, test: _Scored, how: EvaluationDefaults) -> dict[str, Any]:
+        classes: dict[str, dict[str, float | None]] = {}
+        for index, name in enumerate(context.data.class_names):
+            rows = [
+                i
+                for i, sample in enumerate(context.data.test)
+                if sample.class_index == index and sample.record.label is not None
+            ]
+            if not rows:
+                continue
+            samples = [context.data.test[i] for i in rows]
+            labels = np.array([sample.record.label for sample in samples])
+            figures = dict(metrics.image_metrics(test.images[rows].numpy(), labels))
+            figures |= self._pixel_figures(context, samples, rows, test.pixels, how)
+            classes[name] = figures
+        if not classes:
+            context.reporter.say("There are no labelled test images, so there are no metrics; the ranking is written.")
+            return {"classes": {}, "mean": {}}
+        return {"classes": classes, "mean": metrics.mean_metrics(classes)}
+
+    def _pixel_figures(
+        self,
+        context: StageContext,
+        samples: Sequence[Sample],
+        rows: Sequence[int],
+        pixels: Tensor | None,
+        how: EvaluationDefaults,
+    ) -> dict[str, float | None]:
+        # A defective image without a mask says nothing about pixels, so it is left out of these figures.
+        known = [i for i, s in enumerate(samples) if s.record.label == 0 or s.record.mask is not None]
+        if pixels is None or not any(samples[i].record.mask for i in known):
+            return dict.fromkeys(("pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_aupro"))
+        masks = np.zeros((len(known), how.map_size, how.map_size), dtype=bool)
+        for place, i in enumerate(known):
+            mask = context.read_mask(samples[i]) if samples[i].record.mask is not None else None
+            if mask is not None:
+                masks[place] = resize_and_crop_mask(mask, context.backbone.preprocessing, how.map_size, how.mask_rule)
+        maps = pixels[[rows[i] for i in known]].numpy()
+        return dict(metrics.pixel_metrics(maps, masks, self.options.aupro_limit))
+
+    def _thresholds(
+        self, context: StageContext, scores: np.ndarray[Any, Any], selected: np.ndarray[Any, Any]
+    ) -> dict[str, float]:
+        thresholds = {}
+        for index, name in enumerate(context.data.class_names):
+            members = np.array([sample.class_index == index for sample in context.data.train])
+            thresholds[name] = float(np.quantile(scores[members & selected], self.options.threshold_quantile))
+        return thresholds
+
+
+def _last_selection(source: Artifact, count: int) -> np.ndarray[Any, Any]:
+    """Which training images the scorer was trained on at the end: bool [n]; all where nothing selected."""
+    if "selection.safetensors" not in source.manifest["files"]:
+        return np.ones(count, dtype=bool)
+    histories = source.tensors("selection").values()
+    return np.any([history[-1].bool().numpy() for history in histories], axis=0)  # type: ignore[no-any-return]
+
+
+def _ranking_figures(samples: Sequence[Sample], scores: np.ndarray[Any, Any]) -> dict[str, Any]:
+    contaminated = np.array([sample.injected for sample in samples], dtype=bool)
+    by_class = {}
+    for name in sorted({sample.record.class_name for sample in samples}):
+        members = np.array([sample.record.class_name == name for sample in samples])
+        by_class[name] = metrics.ranking_metrics(scores[members], contaminated[members])
+    return {"classes": by_class, "mean": metrics.mean_metrics(by_class)}
+
+
+def _described(how: EvaluationDefaults) -> dict[str, Any]:
+    return {key: getattr(how, key) for key in how.__dataclass_fields__}

@@ -1,0 +1,66 @@
+"""Stage fit: plain training of the student on all images, as its paper does it; the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from meds.core.checkpoint import Checkpoints
+from meds.core.partitions import StudentScorer, student_file, student_scorer
+from meds.core.seeds import derive_seed
+from meds.core.stage import Stage, StageContext
+from meds.core.store import Artifact
+from meds.core.student import Progress, Student
+from meds.core.training import AllImages, Objective, train, training_length
+from meds.stages.options import FitOptions
+
+
+def own_objective(context: StageContext) -> Objective:
+    """The student's own loss between its targets and outputs (paper eq. 10)."""
+
+    def objective(
+        student: Student, features: Sequence[Tensor], _: Sequence[int], classes: Tensor, progress: Progress
+    ) -> Tensor:
+        targets = student.targets(features)
+        with context.runtime.autocast():
+            outputs = student(features, classes)
+        return student.loss(targets, outputs, progress)
+
+    return objective
+
+
+class Fit(Stage):
+    """Artifact kind "student": `student.safetensors` (one file a class if they are separate)."""
+
+    produces = "student"
+    options: FitOptions
+
+    def run(self, context: StageContext) -> None:
+        """Train one student for each partition of the classes."""
+        context.output.info.update(distance="cosine")
+        for partition in context.partitions:
+            student = context.new_student(partition.name)
+            samples = [s for s in context.data.train if s.class_index in partition.class_indices]
+            length = training_length(
+                student.training_defaults(),
+                len(samples),
+                self.options.iterations,
+                self.options.batch_size,
+                self.options.drop_last,
+            )
+            train(
+                context,
+                student,
+                samples,
+                own_objective(context),
+                AllImages(len(samples), derive_seed(context.seed, "fit", partition.name)),
+                length,
+                Checkpoints(context.work, f"fit-{partition.name}"),
+                f"{context.name} ({partition.name})",
+            )
+            context.output.write_tensors(student_file(partition), student.state_dict())
+
+    def scorer(self, context: StageContext, artifact: Artifact) -> StudentScorer:
+        """Scores with the trained student."""
+        return student_scorer(context, artifact)

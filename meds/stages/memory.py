@@ -1,0 +1,189 @@
+"""Stage memory: scores every training patch by its mean distance to sparse random memories."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from meds.core.backbone import Backbone
+from meds.core.data import Sample
+from meds.core.scoring import from_cosine
+from meds.core.seeds import derive_seed
+from meds.core.stage import Scorer, Stage, StageContext
+from meds.core.store import Artifact
+from meds.stages import memory_estimators as estimators
+from meds.stages.nearest import nearest_by_image, nearest_patches
+from meds.stages.options import MemoryOptions
+
+READ_IMAGES = 32
+
+
+class Memory(Stage):
+    """The low-pass filter of MeDS: artifact kind "memory-scores".
+
+    The artifact holds `scores.safetensors`: `maps` float32 [n, H, W], the score s_M of every patch of
+    every training image in the order of the data, and `candidates` int64, the positions of the images
+    that the memories are drawn from.
+    """
+
+    produces = "memory-scores"
+    options: MemoryOptions
+
+    def layers_needed(self, backbone: Backbone, student_layers: Sequence[str]) -> tuple[str, ...]:
+        """The student's layers, or the encoder's final layer."""
+        if self._uses_final(backbone):
+            return (backbone.final_layer,)
+        return tuple(student_layers)
+
+    def student_matters(self, backbone: Backbone) -> bool:
+        """Whether the student's teacher maps are what is searched."""
+        return not self._uses_final(backbone)
+
+    def _uses_final(self, backbone: Backbone) -> bool:
+        if self.options.features == "auto":
+            return backbone.family == "vit"
+        return self.options.features == "final"
+
+    def run(self, context: StageContext) -> None:
+        """Score the training images class by class."""
+        maps: list[Tensor | None] = [None] * len(context.data.train)
+        pool: list[int] = []
+        with context.reporter.bar("memory", len(maps)) as bar:
+            for index in range(len(context.data.class_names)):
+                own = [i for i, sample in enumerate(context.data.train) if sample.class_index == index]
+                search = self._search(context, index, own)
+                pool += [own[i] for i in search.candidates]
+                for place, vectors in enumerate(search.vectors):
+                    maps[own[place]] = search.score(vectors, place)
+                    bar.advance()
+        whole = torch.stack([m for m in maps if m is not None])
+        context.output.write_tensors("scores", {"maps": whole, "candidates": torch.tensor(pool)})
+        context.output.info.update(distance=self.options.distance)
+
+    def _search(self, context: StageContext, index: int, own: Sequence[int]) -> ClassMemory:
+        samples = [context.data.train[i] for i in own]
+        vectors, grid = self.patch_vectors(context, samples)
+        return ClassMemory(self.options, vectors, grid, derive_seed(context.seed, "memory", index))
+
+    def patch_vectors(self, context: StageContext, samples: Sequence[Sample]) -> tuple[Tensor, tuple[int, int]]:
+        """Unit vectors of all patches [n, H*W, C] float32 and the grid (H, W).
+
+        Every group is brought to one grid (finer ones averaged, coarser ones upsampled bilinearly) and
+        normalised per patch; the groups are put side by side and scaled so that the product of two
+        vectors is the mean over groups of their cosines.
+        """
+        layers = self.layers_needed(context.backbone, context.student_layers())
+        student = None if self._uses_final(context.backbone) else context.new_student("memory")
+        blocks: list[Tensor] = []
+        grid = (0, 0)
+        for start in range(0, len(samples), READ_IMAGES):
+            features = context.read_features(samples[start : start + READ_IMAGES], layers)
+            groups = features if student is None else student.targets(features)
+            grid = _memory_grid(groups, self.options.grid)
+            blocks.append(patch_vectors_of(groups, grid))
+        return torch.cat(blocks), grid
+
+    def scorer(self, context: StageContext, artifact: Artifact) -> Scorer:
+        """Scores patches of any image against the memories of its class."""
+        return MemoryScorer(self, context, artifact)
+
+
+def _memory_grid(groups: Sequence[Tensor], largest: int) -> tuple[int, int]:
+    height, width = max(((g.shape[2], g.shape[3]) for g in groups), key=lambda size: size[0] * size[1])
+    return min(height, largest), min(width, largest)
+
+
+def patch_vectors_of(groups: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
+    """Teacher maps [B, C_i, H_i, W_i] -> unit vectors [B, H*W, sum of C_i] float32 on one grid."""
+    parts = []
+    for group in groups:
+        height, width = group.shape[-2:]
+        if height > grid[0] or width > grid[1]:
+            group = F.adaptive_avg_pool2d(group, grid)
+        elif (height, width) != grid:
+            group = F.interpolate(group, size=grid, mode="bilinear", align_corners=False)
+        parts.append(F.normalize(group.float(), dim=1))
+    joined = torch.cat(parts, dim=1) / len(parts) ** 0.5
+    return joined.flatten(2).transpose(1, 2).contiguous()
+
+
+class ClassMemory:
+    """The training patches of one class and the estimator that scores queries against them."""
+
+    def __init__(self, options: MemoryOptions, vectors: Tensor, grid: tuple[int, int], seed: int) -> None:
+        self.options, self.vectors, self.grid, self.seed = options, vectors, grid, seed
+        count = len(vectors)
+        self.candidates = list(range(count))
+        if options.max_images is not None and options.max_images < count:
+            chosen = np.random.default_rng(seed).choice(count, options.max_images, replace=False)
+            self.candidates = sorted(int(i) for i in chosen)
+        self._columns = {position: column for column, position in enumerate(self.candidates)}
+        self._pool = vectors if len(self.candidates) == count else vectors[self.candidates].contiguous()
+
+    def score(self, query: Tensor, own: int | None) -> Tensor:
+        """Score map [H, W] of an image's vectors [H*W, C]; `own` is its position among the training images."""
+        excluded = None if self.options.self_match or own is None else self._columns.get(own)
+        scores = self._by_patch(query, excluded) if self.options.level == "patch" else self._by_image(query, excluded)
+        return scores.float().reshape(self.grid).cpu()
+
+    def _by_image(self, query: Tensor, excluded: int | None) -> Tensor:
+        distances = from_cosine(nearest_by_image(query, self._pool), self.options.distance)
+        count = distances.shape[1]
+        if self.options.estimator == "bootstrap":
+            return estimators.bootstrap_scores(distances, self._banks(count), excluded)
+        if excluded is not None:
+            distances = distances[:, estimators.without(range(count), excluded)]
+        return estimators.exact_scores(distances, self._weights(distances.shape[1]))
+
+    def _by_patch(self, query: Tensor, excluded: int | None) -> Tensor:
+        pool = self._pool[estimators.without(range(len(self._pool)), excluded)].flatten(0, 1)
+        if self.options.estimator == "bootstrap":
+            banks = self._banks(len(pool))
+            nearest = [from_cosine((query @ pool[bank].T).amax(dim=1), self.options.distance) for bank in banks]
+            return torch.stack(nearest).mean(dim=0)
+        weights = self._weights(len(pool))
+        cosines = nearest_patches(query, pool, len(weights))
+        return from_cosine(cosines, self.options.distance) @ weights.to(cosines)
+
+    def _weights(self, count: int) -> Tensor:
+        size = estimators.bank_size(self.options.ratio, count, self.options.bank_size)
+        return estimators.order_weights(count, size, self.options.replacement)
+
+    def _banks(self, count: int) -> Tensor:
+        size = estimators.bank_size(self.options.ratio, count, self.options.bank_size)
+        return estimators.draw_banks(count, size, self.options.banks, self.options.replacement, self.seed)
+
+
+class MemoryScorer(Scorer):
+    """Scores unseen images by the memory alone; a training image never serves itself unless it may."""
+
+    def __init__(self, stage: Memory, context: StageContext, artifact: Artifact) -> None:
+        self._stage, self._context = stage, context
+        self.layers = stage.layers_needed(context.backbone, context.student_layers())
+        self._student: Any = None
+        if stage.student_matters(context.backbone):
+            self._student = context.new_student("memory")
+        self._memories: dict[int, ClassMemory] = {}
+        self._training_maps = artifact.tensors("scores")["maps"]
+
+    def training_maps(self) -> Tensor:
+        """The stored score maps of the training images, float32 [n, H, W]."""
+        return self._training_maps
+
+    def group_maps(self, features: Sequence[Tensor], classes: Tensor) -> list[Tensor]:
+        """One group: the memory scores [B, H, W]."""
+        groups = features if self._student is None else self._student.targets(features)
+        vectors = patch_vectors_of(groups, _memory_grid(groups, self._stage.options.grid))
+        maps = [self._memory(int(c)).score(v, None) for v, c in zip(vectors, classes.tolist(), strict=True)]
+        return [torch.stack(maps)]
+
+    def _memory(self, index: int) -> ClassMemory:
+        if index not in self._memories:
+            own = [i for i, s in enumerate(self._context.data.train) if s.class_index == index]
+            self._memories[index] = self._stage._search(self._context, index, own)
+        return self._memories[index]

@@ -1,0 +1,78 @@
+"""How image-by-image nearest-neighbour distances become memory scores: closed form and bootstrap."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NEGLIGIBLE_MASS = 1e-6
+
+
+def bank_size(ratio: float, count: int, rounding: Literal["round", "ceil"]) -> int:
+    """Candidates in one bank: ratio x count, rounded, at least 1 and at most `count`."""
+    exact = ratio * count
+    # A product such as 0.1 * 30 lies a hair above the whole number it stands for.
+    size = math.ceil(exact - 1e-9) if rounding == "ceil" else round(exact)
+    return min(max(1, size), count)
+
+
+def order_weights(count: int, size: int, replacement: bool = False) -> Tensor:
+    """Probability that the i-th nearest of `count` candidates is the nearest one in a random bank.
+
+    Without replacement w_1 = size/count and w_{i+1} = w_i (count - i - size + 1) / (count - i), which
+    is C(count - i, size - 1) / C(count, size); with replacement w_i = (1 - (i-1)/count)^size -
+    (1 - i/count)^size. Cut where the mass left is below 1e-6 and scaled to sum 1. Returns float64 [K].
+    """
+    if replacement:
+        left = (1.0 - np.arange(count + 1) / count) ** size
+        weights = left[:-1] - left[1:]
+    else:
+        steps = np.arange(1, count - size + 1)
+        factors = (count - steps - size + 1) / (count - steps)
+        weights = size / count * np.concatenate([[1.0], np.cumprod(factors)])
+    enough = int(np.searchsorted(np.cumsum(weights), 1.0 - NEGLIGIBLE_MASS)) + 1
+    kept = weights[: min(enough, len(weights))]
+    return torch.from_numpy(kept / kept.sum())
+
+
+def exact_scores(distances: Tensor, weights: Tensor) -> Tensor:
+    """The mean nearest distance over all banks: distances [Q, n] to each candidate -> [Q] (sec. 4.1)."""
+    count = len(weights)
+    nearest = distances.topk(count, dim=1, largest=False, sorted=True).values
+    return nearest @ weights.to(nearest)
+
+
+def draw_banks(count: int, size: int, banks: int, replacement: bool, seed: int) -> Tensor:
+    """`banks` random banks of `size` of `count` candidates, int64 [banks, size]."""
+    generator = np.random.default_rng(seed)
+    rows = [generator.choice(count, size, replace=replacement) for _ in range(banks)]
+    return torch.from_numpy(np.stack(rows)).long()
+
+
+def bootstrap_scores(distances: Tensor, banks: Tensor, own: int | None) -> Tensor:
+    """Mean over banks of the nearest distance: distances [Q, n], banks int64 [B, m] -> [Q].
+
+    `own` is the query image's column if it may not serve itself: it is passed over in every bank, and
+    a bank that holds nothing else is left out of the mean.
+    """
+    if own is not None:
+        distances = distances.clone()
+        distances[:, own] = math.inf
+    total = torch.zeros(len(distances), dtype=torch.float64, device=distances.device)
+    used = 0
+    for bank in banks:
+        nearest = distances[:, bank.to(distances.device)].amin(dim=1)
+        if bool(torch.isfinite(nearest[0])):
+            total += nearest
+            used += 1
+    return (total / max(used, 1)).float()
+
+
+def without(items: Sequence[int], item: int | None) -> list[int]:
+    """The items but one."""
+    return [value for value in items if value != item]

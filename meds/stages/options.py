@@ -1,0 +1,132 @@
+"""Options of the stages that ship with meds."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from meds.core.registry import Options
+
+
+class MemoryOptions(Options):
+    """Score every training patch by its distance to many sparse random memories (paper sec. 4.1)."""
+
+    ratio: float = Field(default=0.1, gt=0, le=1, description="Share of a class's images in one memory bank.")
+    estimator: Literal["exact", "bootstrap"] = Field(
+        default="exact",
+        description="The limit of infinitely many banks in closed form, or `banks` random banks.",
+    )
+    banks: int = Field(default=100, ge=1, description="Number of banks (bootstrap).")
+    level: Literal["image", "patch"] = Field(
+        default="image", description="Whether a bank is a random subset of images or of patches."
+    )
+    features: Literal["auto", "targets", "final"] = Field(
+        default="auto",
+        description="Teacher maps of the student, or the final layer; auto: final for a ViT, targets for a CNN.",
+    )
+    grid: int = Field(
+        default=28,
+        ge=1,
+        description="Finest patch grid that is searched; finer teacher maps are averaged down to it.",
+    )
+    distance: Literal["cosine", "euclidean"] = Field(
+        default="cosine", description="Distance of patches, for the memory and for the student alike."
+    )
+    self_match: bool = Field(default=False, description="Whether an image may be its own neighbour.")
+    replacement: bool = Field(default=False, description="Whether a bank draws its images with replacement.")
+    bank_size: Literal["round", "ceil"] = Field(
+        default="round", description="Rounding of ratio x images to the size of a bank."
+    )
+    max_images: int | None = Field(
+        default=None,
+        ge=2,
+        description="Largest number of candidate images of a class (a seeded random choice).",
+    )
+
+
+class TrainingOptions(Options):
+    """Length of a training; what is left out comes from the student's paper."""
+
+    iterations: int | None = Field(default=None, ge=1, description="Number of optimiser steps.")
+    batch_size: int | None = Field(default=None, ge=1, description="Images in a step.")
+    drop_last: bool | None = Field(default=None, description="Leave out an epoch's last, smaller batch.")
+
+
+class DistillOptions(TrainingOptions):
+    """Train a random student to reproduce the memory's score maps (paper eq. 9)."""
+
+    iterations: int | None = Field(default=500, ge=1, description="Number of optimiser steps.")
+    loss: Literal["l2-norm", "mse", "l1"] = Field(
+        default="l2-norm",
+        description="Distance of score maps: the norm over the map (eq. 9), or a mean over patches.",
+    )
+    loss_weight: float = Field(default=1.0, gt=0, description="Factor of the loss.")
+
+
+class FitOptions(TrainingOptions):
+    """Train a student on all images as its paper does: the baseline."""
+
+
+class SelectFinetuneOptions(TrainingOptions):
+    """Fine-tune the student on images that it selects itself, epoch by epoch (paper eq. 10-13)."""
+
+    critical_value: float = Field(default=1.0, ge=0, description="k: how many deviations the threshold grows to.")
+    init: Literal["distilled", "random"] = Field(default="distilled", description="The student's first weights.")
+    criterion: Literal["distilled", "memory"] = Field(
+        default="distilled", description="Scores that the selection starts from."
+    )
+    rule: dict[str, Any] = Field(
+        default={"type": "median-mad"},
+        description="The selection rule.",
+        json_schema_extra={"plugin": "selection rule"},
+    )
+    robust_maximum: float = Field(
+        default=1.0, gt=0, le=100, description="Percent of patches whose mean is an image's score."
+    )
+    rounding: Literal["ceil", "floor"] = Field(default="ceil", description="Rounding of that number of patches.")
+    minimum_selected: int = Field(default=2, ge=1, description="Fewest images of a class that may be selected.")
+
+
+class EvaluateOptions(Options):
+    """Score test and training images: metrics, predictions and the ranking of training images."""
+
+    map_size: int | None = Field(default=None, ge=8, description="Side of the anomaly map; default: the student's.")
+    smoothing: Literal["none", "gaussian", "gaussian5"] | None = Field(
+        default=None, description="Smoothing of the map; default: the student's."
+    )
+    sigma: float | None = Field(default=None, gt=0, description="Width of the smoothing in pixels of the map.")
+    image_score: Literal["max", "top"] | None = Field(
+        default=None,
+        description="Largest pixel, or the mean of the largest `top_fraction`; default: the student's.",
+    )
+    top_fraction: float | None = Field(default=None, gt=0, le=1, description="Share of pixels for `top`.")
+    aupro_limit: float = Field(default=0.3, gt=0, le=1, description="Largest false-positive rate in AUPRO.")
+    threshold_quantile: float = Field(
+        default=0.99,
+        gt=0,
+        lt=1,
+        description="Quantile of the selected training images' scores that is the threshold.",
+    )
+    batch_size: int = Field(default=16, ge=1, description="Images scored at a time.")
+
+
+MEMORY_RECIPES: dict[str, dict[str, Any]] = {
+    "paper": {"distance": "euclidean", "estimator": "bootstrap"},
+    "released": {
+        "distance": "cosine",
+        "estimator": "bootstrap",
+        "features": "final",
+        "replacement": True,
+        "bank_size": "ceil",
+        "self_match": True,
+    },
+}
+DISTILL_RECIPES: dict[str, dict[str, Any]] = {
+    "paper": {"loss": "l2-norm", "loss_weight": 1.0, "iterations": 500},
+    "released": {"loss": "mse", "loss_weight": 10.0, "iterations": 10_000},
+}
+SELECT_FINETUNE_RECIPES: dict[str, dict[str, Any]] = {
+    "paper": {"critical_value": 1.0, "rounding": "ceil"},
+    "released": {"critical_value": 3.0, "rounding": "floor", "drop_last": True},
+}

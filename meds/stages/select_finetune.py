@@ -1,0 +1,211 @@
+"""Stage select-finetune: the student trains on images that it selects itself (paper eq. 10-13, algorithm 1)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meds.core.checkpoint import Checkpoints
+from meds.core.data import Sample
+from meds.core.errors import SelectionError
+from meds.core.partitions import StudentScorer, load_student, student_file, student_scorer
+from meds.core.scoring import Distance, score_map
+from meds.core.seeds import derive_seed
+from meds.core.selection import SelectionRule, robust_maximum
+from meds.core.stage import Partition, Stage, StageContext
+from meds.core.store import Artifact
+from meds.core.student import Progress, Student
+from meds.core.training import shuffled, train, training_length
+from meds.stages.fit import own_objective
+from meds.stages.options import SelectFinetuneOptions
+
+SCORING_BATCH = 32
+
+
+class SelectFinetune(Stage):
+    """Artifact kind "student": students, `selection.safetensors` and `selection.json`.
+
+    `selection.json` has a row for each epoch and class; `selection.safetensors` holds `selected`
+    uint8 [epochs, n] over all training images for each partition.
+    """
+
+    produces = "student"
+    options: SelectFinetuneOptions
+
+    def consumes(self) -> tuple[tuple[str, ...], ...]:
+        """The distilled student, the memory's scores, or both, as `init` and `criterion` ask."""
+        kinds = []
+        if "distilled" in (self.options.init, self.options.criterion):
+            kinds.append(("distilled-student",))
+        if self.options.criterion == "memory":
+            kinds.append(("memory-scores",))
+        return tuple(kinds)
+
+    def run(self, context: StageContext) -> None:
+        """Fine-tune one student for each partition of the classes."""
+        source = context.input("distilled-student", "memory-scores")
+        context.output.info.update(distance=source.info["distance"])
+        rows: list[dict[str, Any]] = []
+        selections: dict[str, Tensor] = {}
+        for partition in context.partitions:
+            student, selection = self._train(context, partition, source.info["distance"])
+            context.output.write_tensors(student_file(partition), student.state_dict())
+            rows += selection.rows
+            selections[student_file(partition)] = selection.history()
+        context.output.write_json("selection", rows)
+        context.output.write_tensors("selection", selections)
+
+    def _train(self, context: StageContext, partition: Partition, distance: Distance) -> tuple[Student, SelfSelection]:
+        student = context.new_student(partition.name, "select-finetune")
+        if self.options.init == "distilled":
+            student = load_student(context, context.input("distilled-student"), partition)
+        positions = [i for i, s in enumerate(context.data.train) if s.class_index in partition.class_indices]
+        samples = [context.data.train[i] for i in positions]
+        length = training_length(
+            student.training_defaults(),
+            len(samples),
+            self.options.iterations,
+            self.options.batch_size,
+            self.options.drop_last,
+        )
+        with torch.inference_mode():
+            first = self._first_scores(context, partition, positions, samples, distance)
+        selection = SelfSelection(self.options, context, partition, positions, first, distance)
+        checkpoints = Checkpoints(context.work, f"select-finetune-{partition.name}")
+        title = f"{context.name} ({partition.name})"
+        train(context, student, samples, own_objective(context), selection, length, checkpoints, title)
+        return student, selection
+
+    def _first_scores(
+        self,
+        context: StageContext,
+        partition: Partition,
+        positions: Sequence[int],
+        samples: Sequence[Sample],
+        distance: Distance,
+    ) -> Tensor:
+        """rmax of the scores that the selection starts from, float32 [n]."""
+        if self.options.criterion == "memory":
+            maps = context.input("memory-scores").tensors("scores")["maps"][list(positions)]
+            return robust_maximum(maps, self.options.robust_maximum, self.options.rounding)
+        distilled = load_student(context, context.input("distilled-student"), partition)
+        return training_scores(context, distilled, samples, distance, self.options)
+
+    def scorer(self, context: StageContext, artifact: Artifact) -> StudentScorer:
+        """Scores with the fine-tuned student."""
+        return student_scorer(context, artifact)
+
+
+def training_scores(
+    context: StageContext,
+    student: Student,
+    samples: Sequence[Sample],
+    distance: Distance,
+    options: SelectFinetuneOptions,
+) -> Tensor:
+    """rmax s_theta of the samples in evaluation mode, float32 [n] on the CPU."""
+    student.eval()
+    scores = []
+    with torch.inference_mode():
+        for start in range(0, len(samples), SCORING_BATCH):
+            chosen = samples[start : start + SCORING_BATCH]
+            features = context.read_features(chosen)
+            targets = student.targets(features)
+            with context.runtime.autocast():
+                outputs = student(features, context.class_tensor(chosen))
+            maps = score_map(targets, outputs, distance)
+            scores.append(robust_maximum(maps, options.robust_maximum, options.rounding).cpu())
+    return torch.cat(scores)
+
+
+class SelfSelection:
+    """The epoch plan: scores all images, thresholds them by class, and visits what lies below."""
+
+    def __init__(
+        self,
+        options: SelectFinetuneOptions,
+        context: StageContext,
+        partition: Partition,
+        positions: Sequence[int],
+        first: Tensor,
+        distance: Distance,
+    ) -> None:
+        self.options, self.context, self.partition = options, context, partition
+        self.positions = list(positions)
+        self.first, self.distance = first, distance
+        self.samples = [context.data.train[i] for i in positions]
+        self.rule: SelectionRule = context.selection_rule(options.rule)
+        self.seed = derive_seed(context.seed, "select-finetune", partition.name)
+        self.rows: list[dict[str, Any]] = []
+        self.masks: list[Tensor] = []
+
+    def begin(self, epoch: int, progress: Progress, student: Student) -> Sequence[int]:
+        """Select for the epoch that starts now (algorithm 1) and return the visiting order."""
+        time = progress.iteration / progress.total
+        alpha = min(2.0 * time, 1.0)
+        scores = self.first
+        if alpha > 0:
+            now = training_scores(self.context, student, self.samples, self.distance, self.options)
+            scores = (1.0 - alpha) * self.first + alpha * now
+        selected = torch.zeros(len(scores), dtype=torch.bool)
+        for index in self.partition.class_indices:
+            members = torch.tensor([s.class_index == index for s in self.samples])
+            factor = self.options.critical_value * time
+            threshold = self.rule.threshold(scores[members], factor)
+            selected |= members & (scores < threshold)
+            self._note(epoch, progress, index, members, selected, threshold, alpha, factor)
+        self.masks.append(selected)
+        return shuffled(selected.nonzero().flatten().tolist(), self.seed, epoch)
+
+    def _note(
+        self,
+        epoch: int,
+        progress: Progress,
+        index: int,
+        members: Tensor,
+        selected: Tensor,
+        threshold: float,
+        alpha: float,
+        factor: float,
+    ) -> None:
+        total, kept = int(members.sum()), int((members & selected).sum())
+        name = self.context.data.class_names[index]
+        if kept < self.options.minimum_selected:
+            raise SelectionError(
+                f"The selection keeps {kept} of the {total} training images of the class '{name}' at iteration "
+                f"{progress.iteration} (scores below {threshold:.6g}), fewer than `minimum_selected: "
+                f"{self.options.minimum_selected}`; the class has too few images or equal scores: add images, or "
+                "leave the class out."
+            )
+        row: dict[str, Any] = {
+            "iteration": progress.iteration,
+            "epoch": epoch,
+            "class": name,
+            "selected": kept,
+            "total": total,
+            "threshold": threshold,
+            "alpha": alpha,
+            "k": factor,
+        }
+        self.rows.append(row)
+        self.context.emit("epoch", stage=self.context.name, **row)
+
+    def history(self) -> Tensor:
+        """uint8 [epochs, n over all training images]: 1 where an image was selected."""
+        whole = torch.zeros(len(self.masks), len(self.context.data.train), dtype=torch.uint8)
+        whole[:, self.positions] = torch.stack(self.masks).to(torch.uint8)
+        return whole
+
+    def state(self) -> dict[str, Tensor]:
+        """The rows and masks of the epochs so far."""
+        text = json.dumps(self.rows).encode()
+        return {"rows": torch.tensor(list(text), dtype=torch.uint8), "masks": torch.stack(self.masks)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore the rows and masks."""
+        self.rows = json.loads(bytes(state["rows"].tolist()).decode())
+        self.masks = list(state["masks"])
