@@ -48,9 +48,7 @@ class ResidualBlock(nn.Module):
         self.conv1 = _conv(inputs, inner, 1)
         self.bn1 = nn.BatchNorm2d(inner)
         self.conv2: nn.Module = (
-            _up(inner, inner)
-            if change == "up"
-            else _conv(inner, inner, 3, stride=2 if change == "down" else 1)
+            _up(inner, inner) if change == "up" else _conv(inner, inner, 3, stride=2 if change == "down" else 1)
         )
         self.bn2 = nn.BatchNorm2d(inner)
         self.conv3 = _conv(inner, outputs, 1)

@@ -71,12 +71,17 @@ class ReverseDistillation(Student):
         Raises:
             PluginError: in training, if the batch is one image and its embedding a single position.
         """
-        # oneDNN's convolutions are faster in this layout; the weights stay contiguous for storing.
         dtype = next(self.parameters()).dtype
-        maps = [value.to(dtype=dtype, memory_format=torch.channels_last) for value in features]
+        maps = [value.to(dtype=dtype, memory_format=self._layout(value)) for value in features]
         self._refuse_single_position(maps[-1])
         grids = [(value.shape[-2], value.shape[-1]) for value in maps]
         return list(self.decoder(self.bottleneck(maps), grids))
+
+    def _layout(self, values: Tensor) -> torch.memory_format:
+        # Channels last is the faster layout (1.4 times in evaluation on a CPU), but torch's batch normalisation
+        # and convolution gradients on a CPU make training 1.2 (float32) to 1.6 times (bfloat16) slower in it.
+        training_on_cpu = self.training and values.device.type == "cpu"
+        return torch.contiguous_format if training_on_cpu else torch.channels_last
 
     def _refuse_single_position(self, coarse: Tensor) -> None:
         if self.training and coarse.shape[0] == 1 and max(coarse.shape[-2:]) <= 2:
@@ -174,9 +179,7 @@ _BOTTLENECK_NAMES = {
 }
 
 
-def from_official(
-    bottleneck_state: Mapping[str, Tensor], decoder_state: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def from_official(bottleneck_state: Mapping[str, Tensor], decoder_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Turn the two state dicts of an RD4AD checkpoint ("bn", "decoder") into one for `ReverseDistillation`.
 
     `conv4` and `bn4` of the bottleneck are dropped: the published network creates but never uses them.
