@@ -44,8 +44,8 @@ class Runtime:
         return tensor.to(self.device)
 
     def place(self, module: nn.Module) -> nn.Module:
-        """Move a network to the device, channels-last where that is the faster layout."""
-        return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        """Move a network to the device; the memory layout is the network's own choice."""
+        return module.to(self.device)
 
     def describe(self) -> str:
         """A short text such as "cpu (2 threads, bf16)"."""

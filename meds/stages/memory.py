@@ -17,7 +17,7 @@ from meds.core.seeds import derive_seed
 from meds.core.stage import Scorer, Stage, StageContext
 from meds.core.store import Artifact
 from meds.stages import memory_estimators as estimators
-from meds.stages.nearest import nearest_by_image, nearest_patches
+from meds.stages.nearest import PatchIndex, best_patches
 from meds.stages.options import MemoryOptions
 
 READ_IMAGES = 32
@@ -49,6 +49,10 @@ class Memory(Stage):
             return backbone.family == "vit"
         return self.options.features == "final"
 
+    def pooling(self, backbone: Backbone) -> int:
+        """Side of the window that teacher maps are averaged over before the search."""
+        return self.options.pooling or (1 if backbone.family == "vit" else 3)
+
     def run(self, context: StageContext) -> None:
         """Score the training images class by class."""
         maps: list[Tensor | None] = [None] * len(context.data.train)
@@ -68,12 +72,13 @@ class Memory(Stage):
     def _search(self, context: StageContext, index: int, own: Sequence[int]) -> ClassMemory:
         samples = [context.data.train[i] for i in own]
         vectors, grid = self.patch_vectors(context, samples)
-        return ClassMemory(self.options, vectors, grid, derive_seed(context.seed, "memory", index))
+        coarse = context.runtime.precision == "bf16"
+        return ClassMemory(self.options, vectors, grid, derive_seed(context.seed, "memory", index), coarse)
 
     def patch_vectors(self, context: StageContext, samples: Sequence[Sample]) -> tuple[Tensor, tuple[int, int]]:
         """Unit vectors of all patches [n, H*W, C] float32 and the grid (H, W).
 
-        Every group is brought to one grid (finer ones averaged, coarser ones upsampled bilinearly) and
+        Every group is averaged over its neighbourhood, brought to one grid (finer ones averaged, coarser ones upsampled bilinearly) and
         normalised per patch; the groups are put side by side and scaled so that the product of two
         vectors is the mean over groups of their cosines.
         """
@@ -85,7 +90,7 @@ class Memory(Stage):
             features = context.read_features(samples[start : start + READ_IMAGES], layers)
             groups = features if student is None else student.targets(features)
             grid = _memory_grid(groups, self.options.grid)
-            blocks.append(patch_vectors_of(groups, grid))
+            blocks.append(patch_vectors_of(groups, grid, self.pooling(context.backbone)))
         return torch.cat(blocks), grid
 
     def scorer(self, context: StageContext, artifact: Artifact) -> Scorer:
@@ -98,10 +103,12 @@ def _memory_grid(groups: Sequence[Tensor], largest: int) -> tuple[int, int]:
     return min(height, largest), min(width, largest)
 
 
-def patch_vectors_of(groups: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
+def patch_vectors_of(groups: Sequence[Tensor], grid: tuple[int, int], pooling: int = 1) -> Tensor:
     """Teacher maps [B, C_i, H_i, W_i] -> unit vectors [B, H*W, sum of C_i] float32 on one grid."""
     parts = []
     for group in groups:
+        if pooling > 1:
+            group = F.avg_pool2d(group, pooling, stride=1, padding=pooling // 2, count_include_pad=False)
         height, width = group.shape[-2:]
         if height > grid[0] or width > grid[1]:
             group = F.adaptive_avg_pool2d(group, grid)
@@ -115,7 +122,9 @@ def patch_vectors_of(groups: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
 class ClassMemory:
     """The training patches of one class and the estimator that scores queries against them."""
 
-    def __init__(self, options: MemoryOptions, vectors: Tensor, grid: tuple[int, int], seed: int) -> None:
+    def __init__(
+        self, options: MemoryOptions, vectors: Tensor, grid: tuple[int, int], seed: int, coarse: bool
+    ) -> None:
         self.options, self.vectors, self.grid, self.seed = options, vectors, grid, seed
         count = len(vectors)
         self.candidates = list(range(count))
@@ -124,6 +133,7 @@ class ClassMemory:
             self.candidates = sorted(int(i) for i in chosen)
         self._columns = {position: column for column, position in enumerate(self.candidates)}
         self._pool = vectors if len(self.candidates) == count else vectors[self.candidates].contiguous()
+        self._index = PatchIndex(self._pool, coarse)
 
     def score(self, query: Tensor, own: int | None) -> Tensor:
         """Score map [H, W] of an image's vectors [H*W, C]; `own` is its position among the training images."""
@@ -132,13 +142,13 @@ class ClassMemory:
         return scores.float().reshape(self.grid).cpu()
 
     def _by_image(self, query: Tensor, excluded: int | None) -> Tensor:
-        distances = from_cosine(nearest_by_image(query, self._pool), self.options.distance)
-        count = distances.shape[1]
+        count = len(self._pool)
         if self.options.estimator == "bootstrap":
+            distances = from_cosine(self._index.every_image(query), self.options.distance)
             return estimators.bootstrap_scores(distances, self._banks(count), excluded)
-        if excluded is not None:
-            distances = distances[:, estimators.without(range(count), excluded)]
-        return estimators.exact_scores(distances, self._weights(distances.shape[1]))
+        weights = self._weights(count - (excluded is not None))
+        cosines = self._index.best_images(query, len(weights), excluded)
+        return estimators.exact_scores(from_cosine(cosines, self.options.distance), weights)
 
     def _by_patch(self, query: Tensor, excluded: int | None) -> Tensor:
         pool = self._pool[estimators.without(range(len(self._pool)), excluded)].flatten(0, 1)
@@ -147,8 +157,8 @@ class ClassMemory:
             nearest = [from_cosine((query @ pool[bank].T).amax(dim=1), self.options.distance) for bank in banks]
             return torch.stack(nearest).mean(dim=0)
         weights = self._weights(len(pool))
-        cosines = nearest_patches(query, pool, len(weights))
-        return from_cosine(cosines, self.options.distance) @ weights.to(cosines)
+        cosines = best_patches(query, pool, len(weights))
+        return estimators.exact_scores(from_cosine(cosines, self.options.distance), weights)
 
     def _weights(self, count: int) -> Tensor:
         size = estimators.bank_size(self.options.ratio, count, self.options.bank_size)
@@ -178,7 +188,8 @@ class MemoryScorer(Scorer):
     def group_maps(self, features: Sequence[Tensor], classes: Tensor) -> list[Tensor]:
         """One group: the memory scores [B, H, W]."""
         groups = features if self._student is None else self._student.targets(features)
-        vectors = patch_vectors_of(groups, _memory_grid(groups, self._stage.options.grid))
+        grid = _memory_grid(groups, self._stage.options.grid)
+        vectors = patch_vectors_of(groups, grid, self._stage.pooling(self._context.backbone))
         maps = [self._memory(int(c)).score(v, None) for v, c in zip(vectors, classes.tolist(), strict=True)]
         return [torch.stack(maps)]
 

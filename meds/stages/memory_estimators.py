@@ -40,10 +40,8 @@ def order_weights(count: int, size: int, replacement: bool = False) -> Tensor:
     return torch.from_numpy(kept / kept.sum())
 
 
-def exact_scores(distances: Tensor, weights: Tensor) -> Tensor:
-    """The mean nearest distance over all banks: distances [Q, n] to each candidate -> [Q] (sec. 4.1)."""
-    count = len(weights)
-    nearest = distances.topk(count, dim=1, largest=False, sorted=True).values
+def exact_scores(nearest: Tensor, weights: Tensor) -> Tensor:
+    """The mean nearest distance over all banks: ascending distances [Q, K] and weights [K] -> [Q] (sec. 4.1)."""
     return nearest @ weights.to(nearest)
 
 

@@ -117,9 +117,7 @@ class FolderDataset(Dataset[FolderOptions]):
         if abnormal is not None:
             order = np.random.default_rng(self.options.seed).permutation(len(images))
             held_out = set(order[: max(1, round(len(images) * self.options.test_fraction))].tolist())
-        train = [
-            Record(str(p), name, "train", NORMAL, "good") for i, p in enumerate(images) if i not in held_out
-        ]
+        train = [Record(str(p), name, "train", NORMAL, "good") for i, p in enumerate(images) if i not in held_out]
         test = [Record(str(p), name, "test", NORMAL, "good") for i, p in enumerate(images) if i in held_out]
         return train, test + ([] if abnormal is None else self._defective(abnormal, masks))
 
@@ -148,11 +146,7 @@ class FolderDataset(Dataset[FolderOptions]):
 
     def _images(self, folder: Path, option: str, others: Sequence[Path | None]) -> list[Path]:
         """The images of a folder without those of other folders inside it."""
-        inside = [
-            other
-            for other in others
-            if other is not None and other != folder and other.is_relative_to(folder)
-        ]
+        inside = [other for other in others if other is not None and other != folder and other.is_relative_to(folder)]
         found = [
             path
             for path in list_images(folder, self.options.recursive)
@@ -174,8 +168,7 @@ class FolderDataset(Dataset[FolderOptions]):
             if folder.is_dir():
                 return folder
         raise DataError(
-            f"{self.options.path / value}: there is no such folder, nor one at {value}; "
-            f"check `dataset.{option}`."
+            f"{self.options.path / value}: there is no such folder, nor one at {value}; check `dataset.{option}`."
         )
 
     def _class_name(self) -> str:

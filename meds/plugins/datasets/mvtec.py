@@ -19,9 +19,7 @@ NORMAL_FOLDERS = frozenset({"good", "ok"})
 class MvtecOptions(DatasetOptions):
     """Options of the dataset `mvtec`."""
 
-    path: Path = Field(
-        description="The folder that holds the class folders, or one class folder (with `train` in it)."
-    )
+    path: Path = Field(description="The folder that holds the class folders, or one class folder (with `train` in it).")
     classes: list[str] | None = Field(
         default=None, min_length=1, description="The classes to use; all that are found if left out."
     )
@@ -57,18 +55,14 @@ class MvtecDataset(Dataset[MvtecOptions]):
         wanted = sorted(found if self.options.classes is None else set(self.options.classes))
         for name in wanted:
             if name not in found:
-                raise DataError(
-                    f"{path}: there is no class '{name}'; `dataset.classes` can name: {', '.join(found)}."
-                )
+                raise DataError(f"{path}: there is no class '{name}'; `dataset.classes` can name: {', '.join(found)}.")
         return [(name, found[name]) for name in wanted]
 
 
 def _class_records(class_name: str, folder: Path) -> list[Record]:
     train = list(_split_records(class_name, folder, "train"))
     if not train:
-        raise DataError(
-            f"{folder / 'train'}: holds no training image; images belong in {folder / 'train' / 'good'}."
-        )
+        raise DataError(f"{folder / 'train'}: holds no training image; images belong in {folder / 'train' / 'good'}.")
     return train + list(_split_records(class_name, folder, "test"))
 
 

@@ -67,13 +67,9 @@ class SyntheticDataset(Dataset[SyntheticOptions]):
         for name in options.classes:
             defects = sorted(SURFACES[name][1])
             for index in range(options.train):
-                records.append(
-                    Record(f"synthetic/{name}/train/{index:04}.png", name, "train", NORMAL, "good")
-                )
+                records.append(Record(f"synthetic/{name}/train/{index:04}.png", name, "train", NORMAL, "good"))
             for index in range(options.test_normal):
-                records.append(
-                    Record(f"synthetic/{name}/test/good/{index:04}.png", name, "test", NORMAL, "good")
-                )
+                records.append(Record(f"synthetic/{name}/test/good/{index:04}.png", name, "test", NORMAL, "good"))
             for index in range(options.test_defective):
                 defect = defects[index % len(defects)]
                 path, mask = (
@@ -138,12 +134,7 @@ class SyntheticDataset(Dataset[SyntheticOptions]):
 def _parsed(path: str) -> tuple[str, str, int]:
     """(class, "train", "good" or defect type, index) of an image's name."""
     parts = PurePosixPath(path).with_suffix("").parts
-    if (
-        parts[0:1] == ("synthetic",)
-        and len(parts) in (4, 5)
-        and parts[1] in SURFACES
-        and parts[-1].isdecimal()
-    ):
+    if parts[0:1] == ("synthetic",) and len(parts) in (4, 5) and parts[1] in SURFACES and parts[-1].isdecimal():
         kind = parts[-2]
         if (kind in _STREAMS and kind != "defective") or kind in SURFACES[parts[1]][1]:
             return parts[1], kind, int(parts[-1])

@@ -99,9 +99,7 @@ def discs(random: Generator, size: int) -> Scene:
     sheen = 0.10 * np.cos(2 * (angle - random.normal(0.8, 0.1)))
     grooves = 0.025 * np.sin(radius * 2 * np.pi * 32 + random.uniform(0, 6))
     boss = 0.10 * step(0.19 - radius, 2 * soft)
-    rim = -0.16 * np.exp(-(((radius - 0.395) / 0.012) ** 2)) - 0.12 * np.exp(
-        -(((radius - 0.19) / 0.008) ** 2)
-    )
+    rim = -0.16 * np.exp(-(((radius - 0.395) / 0.012) ** 2)) - 0.12 * np.exp(-(((radius - 0.19) / 0.008) ** 2))
     metal = (0.60 + sheen + grooves + boss + rim)[..., None] * np.array([0.97, 1.0, 1.03])
     table = np.array([0.10, 0.11, 0.13]) * (1 + 0.08 * blotches(random, size, 7))[..., None]
     return Scene(table + (metal - table) * part[..., None], part, np.array([0.10, 0.11, 0.13]))
@@ -170,10 +168,7 @@ def blotches(random: Generator, size: int, cells: int) -> Floats:
     """Smooth noise [N, N] of about unit deviation, with about `cells` blotches a side."""
     cells = max(2, cells)
     coarse = random.standard_normal((cells, cells)).astype(np.float32)
-    return (
-        np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC), dtype=np.float64)
-        * 1.3
-    )
+    return np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC), dtype=np.float64) * 1.3
 
 
 def step(distance: Floats, softness: float) -> Floats:
