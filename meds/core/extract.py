@@ -49,24 +49,26 @@ def extract_features(
     with ThreadPoolExecutor(runtime.threads) as pool, reporter.bar("features", len(pending)) as bar:
 
         def start(group: Sequence[str]) -> list[Future[Tensor]]:
-            return [pool.submit(_load, dataset, by_digest[digest], backbone) for digest in group]
+            return [pool.submit(load_image, dataset, by_digest[digest], backbone) for digest in group]
 
         waiting = start(groups[0])
         for number, group in enumerate(groups):
             images = torch.stack([future.result() for future in waiting])
             waiting = start(groups[number + 1]) if number + 1 < len(groups) else []
-            for name, maps in zip(layers, _encode(backbone, images, layers, runtime), strict=True):
+            for name, maps in zip(layers, encode(backbone, images, layers, runtime), strict=True):
                 cache.write(group, name, maps)
             bar.advance(len(group))
     return len(pending)
 
 
-def _load(dataset: Dataset[Any], sample: Sample, backbone: Backbone) -> Tensor:
+def load_image(dataset: Dataset[Any], sample: Sample, backbone: Backbone) -> Tensor:
+    """One image as the encoder takes it, float32 [3, S, S]; DataError if it cannot be read."""
     image = resize_and_crop(dataset.read_image(sample.record), backbone.preprocessing)
     return torch.from_numpy(np.ascontiguousarray(normalise(image, backbone.preprocessing)))
 
 
-def _encode(backbone: Backbone, images: Tensor, layers: Sequence[str], runtime: Runtime) -> list[Tensor]:
+def encode(backbone: Backbone, images: Tensor, layers: Sequence[str], runtime: Runtime) -> list[Tensor]:
+    """Feature maps of a batch, float32 on the CPU, one [B, C, H, W] for each layer."""
     with torch.inference_mode(), runtime.autocast():
         maps = backbone.forward(runtime.put(images), layers)
     return [m.float().cpu() for m in maps]

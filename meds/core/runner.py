@@ -237,6 +237,7 @@ class Runner:
             "unreadable": list(pipeline.data.unreadable),
             "versions": library_versions(),
             "home": str(pipeline.home),
+            "feature_cache": pipeline.features.folder.name,
         }
 
     def _note(self, position: int, status: str, artifact: Artifact | None) -> None:

@@ -172,6 +172,10 @@ class Stage(ABC):
         """Whether its result depends on the test images, labels and masks."""
         return False
 
+    def estimate_seconds(self, context: StageContext) -> float | None:  # noqa: ARG002
+        """Seconds that `run` should take, by timing a small piece on random features; None if unknown."""
+        return None
+
     @abstractmethod
     def run(self, context: StageContext) -> None:
         """Compute and write the result into `context.output`; may checkpoint in `context.work`."""

@@ -13,7 +13,7 @@ from meds.core.seeds import derive_seed
 from meds.core.stage import Partition, Stage, StageContext
 from meds.core.store import Artifact
 from meds.core.student import Progress, Student
-from meds.core.training import AllImages, train, training_length
+from meds.core.training import AllImages, train, training_length, training_seconds
 from meds.stages.options import DistillOptions
 
 
@@ -83,6 +83,11 @@ class Distill(Stage):
         else:
             value = gap.square().mean() if self.options.loss == "mse" else gap.abs().mean()
         return self.options.loss_weight * value
+
+    def estimate_seconds(self, context: StageContext) -> float:
+        """Iterations times a timed training step."""
+        options = self.options
+        return training_seconds(context, options.iterations, options.batch_size, options.drop_last)
 
     def scorer(self, context: StageContext, artifact: Artifact) -> StudentScorer:
         """Scores with the distilled student."""

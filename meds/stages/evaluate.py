@@ -17,6 +17,7 @@ from meds.core.selection import robust_maximum
 from meds.core.stage import ProgressBar, Scorer, Stage, StageContext
 from meds.core.store import Artifact
 from meds.core.student import EvaluationDefaults
+from meds.core.training import step_seconds
 from meds.stages.options import EvaluateOptions
 
 SCORERS = ("student", "distilled-student", "memory-scores")
@@ -78,6 +79,11 @@ class Evaluate(Stage):
             },
         )
         context.output.info["selected"] = selected.astype(int).tolist()
+
+    def estimate_seconds(self, context: StageContext) -> float:
+        """A third of a timed training step for every batch of training and test images."""
+        images = len(context.data.train) + len(context.data.test)
+        return step_seconds(context, self.options.batch_size) / 3 * images / self.options.batch_size
 
     def evaluation(self, context: StageContext) -> EvaluationDefaults:
         """The student's evaluation with this stage's options laid over it."""

@@ -12,7 +12,7 @@ from meds.core.seeds import derive_seed
 from meds.core.stage import Stage, StageContext
 from meds.core.store import Artifact
 from meds.core.student import Progress, Student
-from meds.core.training import AllImages, Objective, train, training_length
+from meds.core.training import AllImages, Objective, train, training_length, training_seconds
 from meds.stages.options import FitOptions
 
 
@@ -60,6 +60,11 @@ class Fit(Stage):
                 f"{context.name} ({partition.name})",
             )
             context.output.write_tensors(student_file(partition), student.state_dict())
+
+    def estimate_seconds(self, context: StageContext) -> float:
+        """Iterations times a timed training step."""
+        options = self.options
+        return training_seconds(context, options.iterations, options.batch_size, options.drop_last)
 
     def scorer(self, context: StageContext, artifact: Artifact) -> StudentScorer:
         """Scores with the trained student."""

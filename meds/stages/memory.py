@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from meds.stages.nearest import PatchIndex, best_patches
 from meds.stages.options import MemoryOptions
 
 READ_IMAGES = 32
+PROBE_IMAGES = 16
 
 
 class Memory(Stage):
@@ -75,10 +77,24 @@ class Memory(Stage):
         coarse = context.runtime.precision == "bf16"
         return ClassMemory(self.options, vectors, grid, derive_seed(context.seed, "memory", index), coarse)
 
+    def estimate_seconds(self, context: StageContext) -> float:
+        """A timed search of one image against a few, times the number of pairs."""
+        sample = list(context.data.train[:1])
+        vectors, grid = self.patch_vectors(context, sample * PROBE_IMAGES)
+        coarse = context.runtime.precision == "bf16"
+        memory = ClassMemory(self.options, vectors, grid, 0, coarse)
+        memory.score(vectors[0], 0)
+        start = time.perf_counter()
+        memory.score(vectors[0], 0)
+        pair = (time.perf_counter() - start) / PROBE_IMAGES
+        counts = [sum(s.class_index == c for s in context.data.train) for c in range(len(context.data.class_names))]
+        return pair * sum(count * min(count, self.options.max_images or count) for count in counts)
+
     def patch_vectors(self, context: StageContext, samples: Sequence[Sample]) -> tuple[Tensor, tuple[int, int]]:
         """Unit vectors of all patches [n, H*W, C] float32 and the grid (H, W).
 
-        Every group is averaged over its neighbourhood, brought to one grid (finer ones averaged, coarser ones upsampled bilinearly) and
+        Every group is averaged over its neighbourhood, brought to one grid (finer ones averaged, coarser
+        ones upsampled bilinearly) and
         normalised per patch; the groups are put side by side and scaled so that the product of two
         vectors is the mean over groups of their cosines.
         """
@@ -122,9 +138,7 @@ def patch_vectors_of(groups: Sequence[Tensor], grid: tuple[int, int], pooling: i
 class ClassMemory:
     """The training patches of one class and the estimator that scores queries against them."""
 
-    def __init__(
-        self, options: MemoryOptions, vectors: Tensor, grid: tuple[int, int], seed: int, coarse: bool
-    ) -> None:
+    def __init__(self, options: MemoryOptions, vectors: Tensor, grid: tuple[int, int], seed: int, coarse: bool) -> None:
         self.options, self.vectors, self.grid, self.seed = options, vectors, grid, seed
         count = len(vectors)
         self.candidates = list(range(count))

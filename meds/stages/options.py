@@ -31,7 +31,8 @@ class MemoryOptions(Options):
         description="Finest patch grid that is searched; finer teacher maps are averaged down to it.",
     )
     pooling: Literal[1, 3, 5] | None = Field(
-        default=None, description="Side of the window that features are averaged over; default: 3 for a CNN, 1 for a ViT."
+        default=None,
+        description="Side of the window that features are averaged over; default: 3 for a CNN, 1 for a ViT.",
     )
     distance: Literal["cosine", "euclidean"] = Field(
         default="cosine", description="Distance of patches, for the memory and for the student alike."

@@ -19,7 +19,7 @@ from meds.core.selection import SelectionRule, robust_maximum
 from meds.core.stage import Partition, Stage, StageContext
 from meds.core.store import Artifact
 from meds.core.student import Progress, Student
-from meds.core.training import shuffled, train, training_length
+from meds.core.training import shuffled, train, training_length, training_seconds
 from meds.stages.fit import own_objective
 from meds.stages.options import SelectFinetuneOptions
 
@@ -94,6 +94,14 @@ class SelectFinetune(Stage):
             return robust_maximum(maps, self.options.robust_maximum, self.options.rounding)
         distilled = load_student(context, context.input("distilled-student"), partition)
         return training_scores(context, distilled, samples, distance, self.options)
+
+    def estimate_seconds(self, context: StageContext) -> float:
+        """Iterations times a timed training step, plus a third of a step for every batch that is scored."""
+        options = self.options
+        training = training_seconds(context, options.iterations, options.batch_size, options.drop_last)
+        # About half of the images are selected, so an epoch trains on half of what it scores; scoring is
+        # the forward third of a step.
+        return training * (1 + 2 / 3)
 
     def scorer(self, context: StageContext, artifact: Artifact) -> StudentScorer:
         """Scores with the fine-tuned student."""

@@ -1,0 +1,45 @@
+"""`meds plan`: what a spec would run, what is done, and what it needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+from rich.table import Table
+
+from meds.cli.console import console, duration, size
+from meds.cli.results import show_noise
+
+
+def show_plan(spec_path: Path, sets: Sequence[str], as_json: bool) -> None:
+    """Print the stages of a spec with their state and estimated time, disk and memory."""
+    from meds.core.registry import registry
+    from meds.core.spec import load_spec
+
+    spec = load_spec(spec_path, registry(), sets)
+    from meds.core.estimate import estimate
+    from meds.core.pipeline import Pipeline
+
+    pipeline = Pipeline(spec, registry())
+    found = estimate(pipeline)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2))
+        return
+    data = pipeline.data
+    console.print(f"[bold]{spec.name}[/bold] on {found.device}")
+    console.print(f"{len(data.train)} training and {len(data.test)} test images, {len(data.class_names)} class(es)")
+    show_noise(data.noise)
+    table = Table("step", "state", "time", "artifact")
+    state = "done" if not found.images_to_encode else f"{found.images_to_encode} of {found.images} images to encode"
+    table.add_row("features", state, duration(found.encode_seconds) if found.images_to_encode else "", "")
+    for stage in found.stages:
+        shown = "" if stage.done else "unknown" if stage.seconds is None else duration(stage.seconds)
+        table.add_row(stage.name, "done" if stage.done else "to do", shown, stage.fingerprint[:12])
+    console.print(table)
+    total = found.encode_seconds + sum(stage.seconds or 0.0 for stage in found.stages)
+    console.print(
+        f"About {duration(total)} in all. Features take {size(found.feature_bytes)} of disk "
+        f"(limit {size(found.cache_limit_bytes)}); the memory stage needs about {size(found.memory_bytes)} of memory."
+    )
