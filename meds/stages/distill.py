@@ -78,11 +78,8 @@ class Distill(Stage):
         """Distance of score maps [B, H, W]; the memory's are resized to the student's grid."""
         wanted = resize_map(memory_maps, student_maps.shape[-2:])
         gap = (wanted - student_maps).flatten(1)
-        if self.options.loss == "l2-norm":
-            value = gap.norm(dim=1).mean()
-        else:
-            value = gap.square().mean() if self.options.loss == "mse" else gap.abs().mean()
-        return self.options.loss_weight * value
+        values = {"l2-norm": lambda: gap.norm(dim=1), "mse": gap.square, "l1": gap.abs}
+        return values[self.options.loss]().mean() * self.options.loss_weight
 
     def estimate_seconds(self, context: StageContext) -> float:
         """Iterations times a timed training step."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -131,7 +132,7 @@ def patch_vectors_of(groups: Sequence[Tensor], grid: tuple[int, int], pooling: i
         elif (height, width) != grid:
             group = F.interpolate(group, size=grid, mode="bilinear", align_corners=False)
         parts.append(F.normalize(group.float(), dim=1))
-    joined = torch.cat(parts, dim=1) / len(parts) ** 0.5
+    joined: Tensor = torch.cat(parts, dim=1) / math.sqrt(len(parts))
     return joined.flatten(2).transpose(1, 2).contiguous()
 
 
