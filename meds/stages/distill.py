@@ -79,7 +79,8 @@ class Distill(Stage):
         wanted = resize_map(memory_maps, student_maps.shape[-2:])
         gap = (wanted - student_maps).flatten(1)
         values = {"l2-norm": lambda: gap.norm(dim=1), "mse": gap.square, "l1": gap.abs}
-        return values[self.options.loss]().mean() * self.options.loss_weight
+        value: Tensor = values[self.options.loss]().mean()
+        return value * self.options.loss_weight
 
     def estimate_seconds(self, context: StageContext) -> float:
         """Iterations times a timed training step."""
