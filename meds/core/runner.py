@@ -15,7 +15,8 @@ from meds.core.extract import extract_features
 from meds.core.partitions import partitions_of
 from meds.core.pipeline import Pipeline
 from meds.core.plan import PlannedStage, span
-from meds.core.run_directory import RunDirectory, library_versions
+from meds.core.run_directory import RunDirectory
+from meds.core.run_state import RunState, manifest_of
 from meds.core.runtime import CostMeter
 from meds.core.stage import Reporter, Scorer, StageContext
 from meds.core.store import Artifact, ArtifactWriter, locked
@@ -38,7 +39,6 @@ class Runner:
         self.pipeline, self.request, self.reporter = pipeline, request, reporter
         self.directory = RunDirectory(request.directory)
         self.artifacts: list[Artifact | None] = []
-        self.state: dict[str, Any] = {}
 
     def run(self) -> dict[str, Any] | None:
         """Run the stages; returns the metrics if an evaluation was among them."""
@@ -53,9 +53,8 @@ class Runner:
         wanted = span(pipeline.stages, self.request.first, self.request.last)
         self.directory.prepare(pipeline.spec.to_yaml(), pipeline.data)
         self.events = Events(self.request.directory, self._loggers())
-        self.state = self._first_state()
-        self._remember_run()
-        self._write_state("running")
+        self.state = RunState(pipeline, self.directory)
+        self.state.write("running")
         self.events.emit("run_started", name=pipeline.spec.name)
         self._say_data()
         try:
@@ -64,7 +63,7 @@ class Runner:
         except BaseException as error:
             self._failed(error)
             raise
-        self._write_state("done" if wanted.stop == len(pipeline.stages) else "partly done")
+        self.state.write("done" if wanted.stop == len(pipeline.stages) else "partly done")
         self.events.emit("run_finished")
         return metrics
 
@@ -101,7 +100,7 @@ class Runner:
             self.events.emit("artifact_damaged", stage=planned.name, error=str(error))
             store.discard(planned.fingerprint)
             return None
-        self._note(position, "done", artifact)
+        self.state.note(position, "done", artifact)
         return artifact
 
     def _compute(self, planned: PlannedStage, position: int) -> Artifact:
@@ -111,8 +110,8 @@ class Runner:
                 made_elsewhere = self._finished(planned, position)
                 if made_elsewhere is not None:
                     return made_elsewhere
-            self._note(position, "running", None)
-            self._write_state("running")
+            self.state.note(position, "running", None)
+            self.state.write("running")
             self.events.emit("before_stage", stage=planned.name, fingerprint=planned.fingerprint)
             meter = CostMeter(self.pipeline.runtime.device)
             work = store.work(planned.fingerprint)
@@ -121,13 +120,13 @@ class Runner:
             output = ArtifactWriter(work / "output")
             planned.stage.run(self._context(planned, output, work))
             cost = {**meter.stop(), "bytes": output.bytes_written()}
-            artifact = output.finish(store.path(planned.fingerprint), self._manifest(planned, cost))
+            artifact = output.finish(store.path(planned.fingerprint), manifest_of(self.pipeline, planned, cost))
         files_left = sorted(work.rglob("*"), reverse=True)
         for left in files_left:
             left.rmdir() if left.is_dir() else left.unlink()
         work.rmdir()
-        self._note(position, "done", artifact)
-        self._write_state("running")
+        self.state.note(position, "done", artifact)
+        self.state.write("running")
         self.events.emit(
             "artifact_saved", stage=planned.name, fingerprint=artifact.fingerprint, path=str(artifact.path)
         )
@@ -196,65 +195,8 @@ class Runner:
                 self.reporter,
             )
         cost = {**meter.stop(), "images": encoded, "bytes": pipeline.feature_bytes()}
-        self.state["features"] = cost
+        self.state.data["features"] = cost
         self.events.emit("features", **cost)
-
-    def _manifest(self, planned: PlannedStage, cost: Mapping[str, Any]) -> dict[str, Any]:
-        registration = planned.block.registration
-        inputs = {kind: self.pipeline.stages[i].fingerprint for kind, i in planned.inputs.items()}
-        return {
-            "kind": planned.stage.produces,
-            "fingerprint": planned.fingerprint,
-            "stage": planned.block.dump(),
-            "inputs": inputs,
-            "plugin": {"name": registration.plugin.name, "package": registration.package},
-            "plugin_version": registration.package_version,
-            "versions": library_versions(),
-            "device": self.pipeline.runtime.describe(),
-            "seed": self.pipeline.spec.seed,
-            "cost": dict(cost),
-        }
-
-    def _first_state(self) -> dict[str, Any]:
-        pipeline = self.pipeline
-        return {
-            "status": "running",
-            "name": pipeline.spec.name,
-            "seed": pipeline.spec.seed,
-            "device": pipeline.runtime.describe(),
-            "stages": [
-                {
-                    "name": planned.name,
-                    "type": planned.block.type,
-                    "fingerprint": planned.fingerprint,
-                    "status": "waiting",
-                    "artifact": None,
-                    "cost": None,
-                }
-                for planned in pipeline.stages
-            ],
-            "noise": pipeline.data.noise,
-            "unreadable": list(pipeline.data.unreadable),
-            "versions": library_versions(),
-            "home": str(pipeline.home),
-            "feature_cache": pipeline.features.folder.name,
-        }
-
-    def _note(self, position: int, status: str, artifact: Artifact | None) -> None:
-        row = self.state["stages"][position]
-        row["status"] = status
-        if artifact is not None:
-            row["artifact"] = str(artifact.path)
-            row["cost"] = artifact.manifest["cost"]
-
-    def _write_state(self, status: str) -> None:
-        self.state["status"] = status
-        self.directory.write_state(self.state)
-
-    def _remember_run(self) -> None:
-        place = str(self.request.directory.resolve())
-        note = self.pipeline.home / "runs" / f"{files.fingerprint(place)[:16]}.json"
-        files.write_json(note, {"run": place})
 
     def _say_data(self) -> None:
         data = self.pipeline.data
@@ -266,13 +208,5 @@ class Runner:
             self.reporter.say(f"{len(data.unreadable)} unreadable images are left out (see unreadable.txt).")
 
     def _failed(self, error: BaseException) -> None:
-        for row in self.state["stages"]:
-            if row["status"] == "running":
-                row["status"] = "failed"
-                self.events.emit("stage_failed", stage=row["name"], error=f"{type(error).__name__}: {error}")
-        self.state["error"] = f"{type(error).__name__}: {error}"
-        try:
-            self._write_state("failed")
-        except OSError:
-            # A full disk must not hide the error that is being reported.
-            return
+        for name in self.state.fail(f"{type(error).__name__}: {error}"):
+            self.events.emit("stage_failed", stage=name, error=f"{type(error).__name__}: {error}")

@@ -1,0 +1,87 @@
+"""What is known of a run while it goes: run.json, and the manifest of each artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from meds.core import files
+from meds.core.pipeline import Pipeline
+from meds.core.plan import PlannedStage
+from meds.core.run_directory import RunDirectory, library_versions
+from meds.core.store import Artifact
+
+
+class RunState:
+    """The contents of run.json, written at every change."""
+
+    def __init__(self, pipeline: Pipeline, directory: RunDirectory) -> None:
+        self._directory = directory
+        self.data: dict[str, Any] = {
+            "status": "running",
+            "name": pipeline.spec.name,
+            "seed": pipeline.spec.seed,
+            "device": pipeline.runtime.describe(),
+            "stages": [_waiting(planned) for planned in pipeline.stages],
+            "noise": pipeline.data.noise,
+            "unreadable": list(pipeline.data.unreadable),
+            "versions": library_versions(),
+            "home": str(pipeline.home),
+            "feature_cache": pipeline.features.folder.name,
+        }
+        # The home remembers its runs, so that it can tell what no run uses any more.
+        place = str(directory.path.resolve())
+        files.write_json(pipeline.home / "runs" / f"{files.fingerprint(place)[:16]}.json", {"run": place})
+
+    def note(self, position: int, status: str, artifact: Artifact | None) -> None:
+        """Set a stage's status, and its artifact and cost if it is done."""
+        row = self.data["stages"][position]
+        row["status"] = status
+        if artifact is not None:
+            row["artifact"] = str(artifact.path)
+            row["cost"] = artifact.manifest["cost"]
+
+    def write(self, status: str) -> None:
+        """Write run.json with the run's status."""
+        self.data["status"] = status
+        self._directory.write_state(self.data)
+
+    def fail(self, error: str) -> list[str]:
+        """Note an error; returns the names of the stages that were running."""
+        failed = [row for row in self.data["stages"] if row["status"] == "running"]
+        for row in failed:
+            row["status"] = "failed"
+        self.data["error"] = error
+        try:
+            self.write("failed")
+        except Exception:  # a full disk must not hide the error that is being reported
+            return []
+        return [row["name"] for row in failed]
+
+
+def _waiting(planned: PlannedStage) -> dict[str, Any]:
+    return {
+        "name": planned.name,
+        "type": planned.block.type,
+        "fingerprint": planned.fingerprint,
+        "status": "waiting",
+        "artifact": None,
+        "cost": None,
+    }
+
+
+def manifest_of(pipeline: Pipeline, planned: PlannedStage, cost: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest of a stage's artifact, without its files and info."""
+    registration = planned.block.registration
+    return {
+        "kind": planned.stage.produces,
+        "fingerprint": planned.fingerprint,
+        "stage": planned.block.dump(),
+        "inputs": {kind: pipeline.stages[i].fingerprint for kind, i in planned.inputs.items()},
+        "plugin": {"name": registration.plugin.name, "package": registration.package},
+        "plugin_version": registration.package_version,
+        "versions": library_versions(),
+        "device": pipeline.runtime.describe(),
+        "seed": pipeline.spec.seed,
+        "cost": dict(cost),
+    }
