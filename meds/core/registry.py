@@ -112,12 +112,13 @@ class Registry:
             self._by_kind[registration.kind][registration.plugin.name] = registration
 
     def _refuse_duplicates(self, found: Iterable[Registration]) -> None:
+        new: dict[tuple[str, str], Registration] = {}
         for registration in found:
-            other = self._by_kind[registration.kind].get(registration.plugin.name)
+            kind, name = registration.kind, registration.plugin.name
+            other = self._by_kind[kind].get(name) or new.get((kind, name))
+            new[kind, name] = registration
             if other is not None:
-                raise PluginError(
-                    f"the {registration.kind} name '{registration.plugin.name}' is already taken by {other.package}"
-                )
+                raise PluginError(f"the {kind} name '{name}' is already taken by {other.package}")
 
     def names(self, kind: str) -> list[str]:
         """Names of all working plugins of a kind, sorted."""
@@ -172,7 +173,7 @@ def load_registry() -> Registry:
         package, version = _package(point)
         try:
             module = point.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             registry.broken.append(BrokenPlugin(point.name, package, f"{type(error).__name__}: {error}"))
             continue
         registry.register_module(module, package, version, point.name)

@@ -20,7 +20,8 @@ def spec_schema(registry: Registry) -> dict[str, Any]:
         if key == "noise":
             block = {"anyOf": [block, {"type": "null"}]}
         properties[key] = {"description": properties[key].get("description", ""), **block}
-    properties["stages"]["items"] = _choices(registry, "stage", definitions)
+    for key, kind in (("stages", "stage"), ("loggers", "logger")):
+        properties[key]["items"] = _choices(registry, kind, definitions)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
@@ -31,6 +32,10 @@ def _choices(registry: Registry, kind: str, definitions: dict[str, Any]) -> dict
         options = plugin.options.model_json_schema(ref_template="#/$defs/{model}")
         definitions.update(options.pop("$defs", {}))
         options["properties"] = {"type": {"const": name}, **options.get("properties", {})}
+        for key, value in options["properties"].items():
+            if "plugin" in value:
+                about = {k: value[k] for k in ("description", "default") if k in value}
+                options["properties"][key] = {**about, **_choices(registry, value["plugin"], definitions)}
         if kind == "stage":
             options["properties"]["name"] = {
                 "type": "string",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from meds.core.registry import Options, Registration, Registry, unknown_name
 from meds.core.spec_source import KeyPath, SpecSource, read_spec
 
 Recipe = Literal["paper", "released"]
+_STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 class SpecModel(BaseModel):
@@ -166,6 +168,12 @@ class _Resolver:
             return None
         values = {key: value for key, value in data.items() if key != "type"}
         stage_name = str(values.pop("name", name)) if kind == "stage" else name
+        if kind == "stage" and not _STAGE_NAME.fullmatch(stage_name):
+            self.problems.append(
+                f"{self.source.where((*path, 'name'))}: `{_dotted((*path, 'name'))}`: a stage's name is made of "
+                f"letters, digits, - and _, because a folder bears it (given: {stage_name!r})."
+            )
+            return None
         recipe = registration.plugin.recipes.get(self.recipe or "", {})
         try:
             options = registration.plugin.options.model_validate({**recipe, **values})

@@ -1,0 +1,206 @@
+"""Plugins: found through entry points, kept apart when broken, limited by MEDS_PLUGINS, listed without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from meds.core.errors import PluginError
+from meds.core.hookspecs import hookimpl
+from meds.core.registry import KINDS, OWN_DISTRIBUTION, Options, Plugin, Registry, load_registry, registry
+
+BUILT_IN = {
+    "dataset": {"elpv", "folder", "mvtec", "synthetic"},
+    "backbone": {"efficientnet-lite0", "timm"},
+    "student": {"rd"},
+    "stage": {"memory", "distill", "select-finetune", "fit", "evaluate"},
+    "selection rule": {"median-mad"},
+    "noise protocol": {"inject"},
+    "logger": set(),
+}
+
+
+class Module:
+    """A plugin module with one student of that name."""
+
+    def __init__(self, name: str = "mine", load: str = "nowhere.at_all:Student", times: int = 1) -> None:
+        self.entries = [Plugin(name, Options, load, "A student for a test.")] * times
+
+    @hookimpl
+    def meds_students(self) -> Any:
+        return self.entries
+
+
+class Failing:
+    """A plugin module whose hook raises."""
+
+    @hookimpl
+    def meds_students(self) -> Any:
+        raise RuntimeError("no such driver")
+
+
+def distribution(site: Path, package: str, module: str, text: str) -> None:
+    """An installed package with one module and an entry point in the group `meds`."""
+    (site / f"{module}.py").write_text(text)
+    info = site / f"{module}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[meds]\n{module} = {module}\n")
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of installed packages: one works, one cannot be imported, one leaves Python."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    working = (
+        "from meds.core.hookspecs import hookimpl\nfrom meds.core.registry import Options, Plugin\n"
+        "@hookimpl\ndef meds_students():\n    return [Plugin('other-student', Options, 'gone:Student', 'x')]\n"
+    )
+    distribution(folder, "works-well", "works_well", working)
+    distribution(folder, "is-broken", "is_broken", "import a_module_that_is_not_there\n")
+    distribution(folder, "leaves", "leaves", "raise SystemExit(3)\n")
+    monkeypatch.syspath_prepend(str(folder))
+    return folder
+
+
+def python(code: str) -> list[str]:
+    """What a fresh Python prints, as a list of lines."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def test_built_in_plugins_come_through_entry_points() -> None:
+    points = [point for point in entry_points(group="meds") if point.dist and point.dist.name == OWN_DISTRIBUTION]
+    found = load_registry()
+    own = [item for item in found.all() if item.package == OWN_DISTRIBUTION]
+    assert {kind: {item.plugin.name for item in own if item.kind == kind} for kind in KINDS}.items() >= {
+        kind: names for kind, names in BUILT_IN.items() if kind != "student"
+    }.items()
+    assert {item.plugin.name for item in own if item.kind == "student"} >= BUILT_IN["student"]
+    assert len(points) >= 10
+    assert not [broken for broken in found.broken if broken.package == OWN_DISTRIBUTION]
+
+
+def test_every_built_in_implementation_loads_and_has_a_summary() -> None:
+    for item in registry().all():
+        if item.package == OWN_DISTRIBUTION:
+            assert isinstance(item.load(), type)
+            assert item.plugin.summary.endswith(".")
+
+
+def test_broken_plugins_are_listed_and_break_nothing_else(site: Path) -> None:
+    found = load_registry()
+    assert found.get("student", "other-student").package == "works-well"
+    assert {"rd", "other-student"} <= set(found.names("student"))
+    errors = {broken.package: broken.error for broken in found.broken}
+    assert errors == {
+        "is-broken": "ModuleNotFoundError: No module named 'a_module_that_is_not_there'",
+        "leaves": "SystemExit: 3",
+    }
+
+
+def test_the_command_shows_broken_plugins(site: Path) -> None:
+    code = f"import sys; sys.path.insert(0, {str(site)!r}); from meds.__main__ import main; "
+    shown = json.loads("\n".join(python(code + "sys.argv = ['meds', 'plugins', '--json']; main()")))
+    assert {row["package"] for row in shown["broken"]} == {"is-broken", "leaves"}
+    assert ("other-student", "works-well", "1.0") in {(r["name"], r["package"], r["version"]) for r in shown["plugins"]}
+    text = "\n".join(python(code + "sys.argv = ['meds', 'plugins']; main()"))
+    assert "broken: is_broken of is-broken: ModuleNotFoundError" in text
+
+
+def test_meds_plugins_limits_other_packages_only(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDS_PLUGINS", "works-well")
+    found = load_registry()
+    assert {"rd", "other-student"} <= set(found.names("student"))
+    assert not found.broken
+    monkeypatch.setenv("MEDS_PLUGINS", "is_broken, something-else")
+    assert [broken.package for broken in load_registry().broken] == ["is-broken"]
+    monkeypatch.setenv("MEDS_PLUGINS", "")
+    found = load_registry()
+    assert "other-student" not in found.names("student")
+    assert "rd" in found.names("student")
+    assert not found.broken
+
+
+def test_a_name_that_is_taken_is_refused() -> None:
+    found = Registry()
+    found.register_module(Module(), "first", "1")
+    found.register_module(Module(), "second", "1", "second-point")
+    assert found.get("student", "mine").package == "first"
+    (broken,) = found.broken
+    assert (broken.entry_point, broken.package) == ("second-point", "second")
+    assert "the student name 'mine' is already taken by first" in broken.error
+
+
+def test_a_module_that_names_two_things_alike_is_refused() -> None:
+    found = Registry()
+    found.register_module(Module(times=2), "twice", "1")
+    assert found.names("student") == []
+    assert "'mine' is already taken by twice" in found.broken[0].error
+
+
+def test_one_name_may_be_used_in_two_kinds() -> None:
+    found = Registry()
+    found.register_module(Module("folder"), "first", "1")
+    assert found.get("student", "folder").kind == "student"
+    with pytest.raises(PluginError):
+        found.get("dataset", "folder")
+
+
+@pytest.mark.parametrize(
+    ("module", "error"),
+    [
+        (Failing(), "RuntimeError: no such driver"),
+        (SimpleNamespace(meds_students=hookimpl(lambda: ["not a plugin"])), "AttributeError|TypeError"),
+        (SimpleNamespace(meds_studnets=hookimpl(lambda: [])), "meds_studnets"),
+    ],
+)
+def test_a_hook_that_misbehaves_is_broken(module: object, error: str) -> None:
+    found = Registry()
+    found.register_module(module, "somebody", "1", "point")
+    assert found.all() == []
+    assert any(part in found.broken[0].error for part in error.split("|"))
+
+
+def test_an_implementation_that_cannot_be_loaded_is_a_sentence() -> None:
+    found = Registry()
+    found.register_module(Module(), "somebody", "2.1")
+    with pytest.raises(
+        PluginError, match=r"student 'mine' \(package somebody 2\.1\) could not be loaded: Mod.*nowhere"
+    ):
+        found.get("student", "mine").load()
+
+
+def test_unknown_name_comes_with_the_nearest_known_one() -> None:
+    with pytest.raises(PluginError, match=r"unknown dataset 'folders'; did you mean 'folder'\?"):
+        registry().get("dataset", "folders")
+    with pytest.raises(PluginError, match=r"unknown logger 'x'; known: none\."):
+        Registry().get("logger", "x")
+
+
+def test_listing_plugins_does_not_import_torch() -> None:
+    code = "import sys; from meds.core.registry import load_registry; names = load_registry().names('student'); "
+    assert python(code + "print('rd' in names, 'torch' in sys.modules, 'timm' in sys.modules)") == ["True False False"]
+    command = (
+        "import sys, atexit\nfrom meds.__main__ import main\nsys.argv = ['meds', 'plugins']\n"
+        "atexit.register(lambda: print('torch' in sys.modules))\nmain()"
+    )
+    assert python(command)[-1] == "False"
+
+
+def test_help_imports_neither_torch_nor_pydantic() -> None:
+    code = (
+        "import sys, atexit\nfrom meds.__main__ import main\nsys.argv = ['meds', '--help']\n"
+        "atexit.register(lambda: print([n for n in ('torch', 'pydantic', 'numpy') if n in sys.modules]))\nmain()"
+    )
+    lines = python(code)
+    assert any("run" in line for line in lines)
+    assert lines[-1] == "[]"
