@@ -16,7 +16,7 @@ from meds.core.partitions import partitions_of
 from meds.core.pipeline import Pipeline
 from meds.core.plan import PlannedStage
 from meds.core.stage import SilentReporter, StageContext
-from meds.core.store import ArtifactWriter
+from meds.core.store import NoOutput
 
 _PROBE_IMAGES = 8
 
@@ -126,7 +126,7 @@ def _context(pipeline: Pipeline, planned: PlannedStage) -> StageContext:
         student_options=pipeline.spec.student.options,
         selection_rule=lambda _: None,
         inputs={},
-        output=cast(ArtifactWriter, None),
+        output=NoOutput(),
         work=Path(),
         emit=lambda *_, **__: None,
         scorer_of=lambda _: cast(Any, None),

@@ -19,7 +19,7 @@ from meds.core.run_directory import RunDirectory
 from meds.core.run_state import RunState, manifest_of
 from meds.core.runtime import CostMeter
 from meds.core.stage import Reporter, Scorer, StageContext
-from meds.core.store import Artifact, ArtifactWriter, locked
+from meds.core.store import Artifact, ArtifactWriter, NoOutput, locked
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class Runner:
             if made is not None and made.fingerprint == artifact.fingerprint:
                 planned = self.pipeline.stages[position]
                 work = self.pipeline.store.work(planned.fingerprint)
-                context = self._context(planned, ArtifactWriter.__new__(ArtifactWriter), work)
+                context = self._context(planned, NoOutput(), work)
                 return planned.stage.scorer(context, artifact)
         raise ArtifactError(f"No stage of this run made the artifact {artifact.fingerprint}.")
 

@@ -95,6 +95,16 @@ class ArtifactWriter:
         return Artifact(target, whole)
 
 
+class NoOutput(ArtifactWriter):
+    """Stands in where a stage is asked for a scorer or an estimate and must not write."""
+
+    def __init__(self) -> None:
+        self.info = {}
+
+    def _write(self, name: str, data: bytes) -> None:  # noqa: ARG002
+        raise ArtifactError(f"{name}: only a stage that runs may write an artifact.")
+
+
 class Store:
     """All artifacts under one folder, by fingerprint; one writer at a time for each."""
 

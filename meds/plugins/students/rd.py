@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -15,26 +15,26 @@ Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class RDOptions(Options):
-    """Options of Reverse Distillation (Deng and Li, CVPR 2022); the defaults are the published values.
+    """Options of Reverse Distillation (Deng and Li, CVPR 2022); the defaults are the published values."""
 
-    Attributes:
-        layers: three backbone layers from fine to coarse, each half the grid of the one before; None takes
-            those at strides 4, 8 and 16.
-        blocks: residual blocks of the decoder's three stages, from coarse to fine (each at least 1).
-        bottleneck_blocks: residual blocks of the one-class embedding (at least 1).
-        learning_rate: Adam's rate, constant (over 0).
-        betas: Adam's decay rates (each in [0, 1)).
-        batch_size: images in a batch (at least 1).
-        epochs: passes over the training images (at least 1).
-    """
-
-    layers: list[str] | None = None
-    blocks: tuple[Count, Count, Count] = (3, 4, 6)
-    bottleneck_blocks: Count = 3
-    learning_rate: float = Field(default=0.005, gt=0.0)
-    betas: tuple[Decay, Decay] = (0.5, 0.999)
-    batch_size: Count = 16
-    epochs: Count = 200
+    layers: list[str] | None = Field(
+        default=None,
+        description="Three backbone layers from fine to coarse, each half the grid of the one before; "
+        "default: those at strides 4, 8 and 16.",
+    )
+    blocks: tuple[Count, Count, Count] = Field(
+        default=(3, 4, 6), description="Residual blocks of the decoder's three stages, from coarse to fine."
+    )
+    bottleneck_blocks: Count = Field(default=3, description="Residual blocks of the one-class embedding.")
+    learning_rate: float = Field(default=0.005, gt=0.0, description="Adam's learning rate.")
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant",
+        description="Learning rate over a training: constant as published, or warmed up and then lowered to "
+        "nothing along a cosine, which short trainings need.",
+    )
+    betas: tuple[Decay, Decay] = Field(default=(0.5, 0.999), description="Adam's decay rates.")
+    batch_size: Count = Field(default=16, description="Images in a batch.")
+    epochs: Count = Field(default=200, description="Passes over the training images.")
 
 
 @hookimpl

@@ -6,6 +6,7 @@ section 3. The network itself is in `rd_blocks`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -102,14 +103,14 @@ class ReverseDistillation(Student):
         return torch.stack(terms).sum()
 
     def training_defaults(self) -> TrainingDefaults:
-        """Adam at a constant rate with batch 16 for 200 epochs, no decay and no clipping (section 4.1)."""
+        """Adam with batch 16 for 200 epochs, no decay and no clipping (section 4.1)."""
         options = self.options
 
         def optimiser(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
             return torch.optim.Adam(parameters, lr=options.learning_rate, betas=options.betas)
 
-        def learning_rate(iteration: int, total: int) -> float:  # noqa: ARG001
-            return options.learning_rate
+        def learning_rate(iteration: int, total: int) -> float:
+            return options.learning_rate * (1.0 if options.schedule == "constant" else cosine(iteration, total))
 
         return TrainingDefaults(
             optimiser=optimiser,
@@ -129,6 +130,14 @@ class ReverseDistillation(Student):
             image_score="max",
             mask_rule="half",
         )
+
+
+def cosine(iteration: int, total: int) -> float:
+    """Factor of the learning rate: up to 1 over the first tenth (at most 100 iterations), then down to 0."""
+    warm = min(100, total // 10)
+    if iteration < warm:
+        return (iteration + 1) / (warm + 1)
+    return 0.5 * (1.0 + math.cos(math.pi * (iteration - warm) / max(1, total - warm)))
 
 
 def _default_layers(backbone: Backbone) -> list[str]:
