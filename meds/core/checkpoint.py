@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 from torch import Tensor
 
@@ -20,7 +22,8 @@ class Checkpoints:
     """The checkpoints of one training, newest wins; a damaged one is passed over."""
 
     def __init__(self, folder: Path, name: str = "checkpoint") -> None:
-        self.folder, self.name = folder, name
+        # A class may be called "bolt" and another "bolt-m6" or "m6/bolt": quoted, each is one file name of its own.
+        self.folder, self.name = folder, quote(name, safe=" ")
         self.interval = float(os.environ.get("MEDS_CHECKPOINT_SECONDS", "20"))
         self._last = time.monotonic()
 
@@ -50,4 +53,5 @@ class Checkpoints:
         return None
 
     def _all(self) -> Iterable[Path]:
-        return list(self.folder.glob(f"{self.name}-*{SUFFIX}"))
+        own = re.compile(rf"{re.escape(self.name)}-\d{{9}}\.[0-9a-f]+{re.escape(SUFFIX)}")
+        return [path for path in self.folder.glob(f"*{SUFFIX}") if own.fullmatch(path.name)]

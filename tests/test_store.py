@@ -1,0 +1,245 @@
+"""What is on disk: whole files or none, artifacts that prove their bytes, the feature cache and checkpoints."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from meds.core import files
+from meds.core.checkpoint import Checkpoints
+from meds.core.errors import ArtifactError, ResourceError
+from meds.core.feature_cache import SUFFIX, FeatureCache, bytes_per_image, folder_bytes
+from meds.core.store import Artifact, ArtifactWriter, Store
+
+GIB = 2**30
+FINGERPRINT = "ab" + "0" * 62
+
+
+def stored(store: Store, fingerprint: str = FINGERPRINT) -> Artifact:
+    """An artifact with two tensors, a JSON file and a fact."""
+    writer = ArtifactWriter(store.work(fingerprint) / "output")
+    writer.write_tensors("scores", {"maps": torch.arange(12.0).reshape(3, 4), "half": torch.ones(2).half()})
+    writer.write_json("rows", [{"class": "ä", "selected": 3}])
+    writer.info["distance"] = "cosine"
+    return writer.finish(store.path(fingerprint), {"kind": "memory-scores", "fingerprint": fingerprint})
+
+
+def flip(path: Path, place: int = -1) -> None:
+    """Change one byte of a file."""
+    data = bytearray(path.read_bytes())
+    data[place] ^= 0xFF
+    path.write_bytes(bytes(data))
+
+
+def shards(cache: FeatureCache, layer: str = "layer") -> list[Path]:
+    return sorted((cache.folder / layer).glob(f"*{SUFFIX}"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "home")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> FeatureCache:
+    return FeatureCache(tmp_path / "home", "net-fp32", GIB)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "deep" / "run.json"
+    files.write_json(path, {"status": "old"})
+
+    def fail(_: int) -> None:
+        raise OSError(5, "input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="input/output"):
+            files.write_json(path, {"status": "new"})
+    assert path.read_text() == '{\n  "status": "old"\n}\n'
+    assert [p.name for p in path.parent.iterdir()] == ["run.json"]
+    files.write_json(path, {"status": "new"})
+    assert "new" in path.read_text()
+
+
+def test_json_refuses_nan_and_keeps_the_old_file(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "metrics.json", {"a": None})
+    with pytest.raises(ValueError):
+        files.write_json(tmp_path / "metrics.json", {"a": float("nan")})
+    assert (tmp_path / "metrics.json").read_text() == '{\n  "a": null\n}\n'
+
+
+def test_artifact_round_trip(store: Store) -> None:
+    ArtifactWriter(store.work(FINGERPRINT) / "output").write_json("rows", [])
+    assert not store.has(FINGERPRINT)
+    assert store.fingerprints() == []
+    stored(store)
+    artifact = store.open(FINGERPRINT)
+    assert store.has(FINGERPRINT)
+    assert store.fingerprints() == [FINGERPRINT]
+    assert (artifact.kind, artifact.fingerprint) == ("memory-scores", FINGERPRINT)
+    assert artifact.info == {"distance": "cosine"}
+    assert artifact.json("rows") == [{"class": "ä", "selected": 3}]
+    tensors = artifact.tensors("scores")
+    assert torch.equal(tensors["maps"], torch.arange(12.0).reshape(3, 4))
+    assert tensors["half"].dtype == torch.float16
+    assert not (store.work(FINGERPRINT) / "output").exists()
+    store.discard(FINGERPRINT)
+    assert not store.has(FINGERPRINT)
+
+
+@pytest.mark.parametrize("name", ["scores.safetensors", "rows.json"])
+def test_one_flipped_byte_is_found_and_the_file_named(store: Store, name: str) -> None:
+    flip(stored(store).path / name)
+    with pytest.raises(ArtifactError) as caught:
+        store.open(FINGERPRINT)
+    assert str(store.path(FINGERPRINT) / name) in str(caught.value)
+    assert "damaged" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["scores.safetensors", "manifest.json"])
+def test_a_missing_file_is_named(store: Store, name: str) -> None:
+    (stored(store).path / name).unlink()
+    with pytest.raises(ArtifactError) as caught:
+        store.open(FINGERPRINT)
+    assert str(caught.value) == f"{store.path(FINGERPRINT) / name} is missing."
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"format_version": 1}'])
+def test_a_damaged_manifest_is_named(store: Store, text: str) -> None:
+    (stored(store).path / "manifest.json").write_text(text)
+    with pytest.raises(ArtifactError, match=r"manifest\.json is damaged"):
+        store.open(FINGERPRINT)
+
+
+def test_an_artifact_under_another_name_is_refused(store: Store) -> None:
+    other = "cd" + "0" * 62
+    path = stored(store).path
+    store.path(other).parent.mkdir(parents=True)
+    path.rename(store.path(other))
+    with pytest.raises(ArtifactError, match="belongs to another artifact"):
+        store.open(other)
+
+
+def test_features_come_back_in_half_precision(cache: FeatureCache, tmp_path: Path) -> None:
+    maps = torch.rand(3, 2, 4, 4)
+    assert cache.missing(["a", "b", "a", "c"], ["layer"]) == ["a", "b", "c"]
+    cache.write(["a", "b", "c"], "layer", maps)
+    again = FeatureCache(tmp_path / "home", "net-fp32", GIB)
+    assert again.missing(["c", "d", "a"], ["layer"]) == ["d"]
+    assert again.missing(["a"], ["layer", "other"]) == ["a"]
+    found = again.read(["c", "a"], "layer")
+    assert found.dtype == torch.float16
+    assert torch.equal(found, maps[[2, 0]].half())
+    assert len(shards(again)) == 1
+
+
+def test_features_too_large_for_half_precision_are_kept_whole(cache: FeatureCache, tmp_path: Path) -> None:
+    maps = torch.rand(2, 1, 2, 2)
+    maps[1, 0, 1, 1] = 70_000.0
+    cache.write(["a", "b"], "layer", maps)
+    found = FeatureCache(tmp_path / "home", "net-fp32", GIB).read(["a", "b"], "layer")
+    assert found.dtype == torch.float32
+    assert torch.equal(found, maps)
+
+
+def test_features_that_are_there_are_not_written_again(cache: FeatureCache) -> None:
+    cache.write(["a", "b"], "layer", torch.zeros(2, 1, 2, 2))
+    cache.write(["b", "c"], "layer", torch.ones(2, 1, 2, 2))
+    assert cache.read(["a", "b", "c"], "layer")[:, 0, 0, 0].tolist() == [0.0, 0.0, 1.0]
+    assert len(shards(cache)) == 2
+    cache.write(["a", "c"], "layer", torch.ones(2, 1, 2, 2))
+    assert len(shards(cache)) == 2
+
+
+@pytest.mark.parametrize("place", [-1, 0], ids=["values", "header"])
+def test_a_damaged_shard_is_removed_and_its_images_count_as_missing(
+    cache: FeatureCache, tmp_path: Path, place: int
+) -> None:
+    cache.write(["a", "b"], "layer", torch.zeros(2, 1, 2, 2))
+    cache.write(["c"], "layer", torch.ones(1, 1, 2, 2))
+    damaged = next(path for path in shards(cache) if path.name.startswith("a."))
+    flip(damaged, place)
+    again = FeatureCache(tmp_path / "home", "net-fp32", GIB)
+    again.verify(["a", "b", "c"], ["layer"])
+    assert len(again.damaged) == 1
+    assert str(damaged) in again.damaged[0]
+    assert not damaged.exists()
+    assert again.missing(["a", "b", "c"], ["layer"]) == ["a", "b"]
+    again.write(["a", "b"], "layer", torch.zeros(2, 1, 2, 2))
+    assert again.read(["b", "c"], "layer")[:, 0, 0, 0].tolist() == [0.0, 1.0]
+
+
+def test_a_damaged_shard_is_never_read(cache: FeatureCache, tmp_path: Path) -> None:
+    cache.write(["a"], "layer", torch.zeros(1, 1, 2, 2))
+    flip(shards(cache)[0])
+    with pytest.raises(ArtifactError, match="damaged"):
+        FeatureCache(tmp_path / "home", "net-fp32", GIB).read(["a"], "layer")
+
+
+def test_features_beyond_the_limit_are_refused(tmp_path: Path) -> None:
+    small = FeatureCache(tmp_path / "home", "net-fp32", GIB)
+    with pytest.raises(ResourceError, match=r"need 2\.0 GiB and the cache may hold 1\.0 GiB; set MEDS_CACHE_GIB"):
+        small.make_room(2 * GIB, 2 * GIB)
+
+
+def test_room_is_made_from_the_backbones_used_longest_ago(tmp_path: Path) -> None:
+    for age, name in enumerate(("newest", "middle", "oldest")):
+        other = FeatureCache(tmp_path, name, GIB)
+        other.write(["a"], "layer", torch.zeros(1, 1, 16, 16))
+        os.utime(other.folder, (1e9 - age, 1e9 - age))
+    each = folder_bytes(tmp_path / "features" / "oldest")
+    own = FeatureCache(tmp_path, "own", 4 * each)
+    own.write(["a"], "layer", torch.zeros(1, 1, 16, 16))
+    own.make_room(0, each)
+    assert {f.name for f in own.root.iterdir()} == {"own", "newest", "middle", "oldest"}
+    own.make_room(each, 2 * each)
+    assert {f.name for f in own.root.iterdir()} == {"own", "newest", "middle"}
+    own.make_room(3 * each, 4 * each)
+    assert {f.name for f in own.root.iterdir()} == {"own"}
+    assert own.read(["a"], "layer").shape == (1, 1, 16, 16)
+
+
+def test_bytes_of_an_image_are_what_its_shard_holds(cache: FeatureCache) -> None:
+    from meds.core.backbone import Layer
+
+    cache.write(["a", "b"], "layer", torch.zeros(2, 8, 16, 16))
+    wanted = 2 * bytes_per_image([Layer("layer", 8, 16, 16)])
+    assert wanted <= folder_bytes(cache.folder) < wanted + 512
+
+
+def test_the_newest_whole_checkpoint_is_loaded(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "distill-all")
+    assert checkpoints.load() is None
+    checkpoints.save(10, {"weight": torch.tensor([1.0])})
+    old = next(tmp_path.glob("*10.*"))
+    kept = old.read_bytes()
+    checkpoints.save(20, {"weight": torch.tensor([2.0])})
+    assert [path.name.split(".")[0] for path in tmp_path.iterdir()] == ["distill-all-000000020"]
+    old.write_bytes(kept)
+    found = checkpoints.load()
+    assert found is not None
+    assert found["weight"].item() == 2.0
+    damaged = next(tmp_path.glob("*20.*"))
+    flip(damaged)
+    found = Checkpoints(tmp_path, "distill-all").load()
+    assert found is not None
+    assert found["weight"].item() == 1.0
+    assert not damaged.exists()
+    flip(old)
+    assert checkpoints.load() is None
+
+
+def test_checkpoints_of_other_trainings_are_left_alone(tmp_path: Path) -> None:
+    names = ["fit-a", "fit-a-b", "fit-a/b", "fit-[a]", "fit-a-000000009"]
+    for value, name in enumerate([*names, "fit-a"]):
+        Checkpoints(tmp_path, name).save(9, {"weight": torch.tensor([value])})
+    for name, value in zip(names, (5, 1, 2, 3, 4), strict=True):
+        found = Checkpoints(tmp_path, name).load()
+        assert found is not None
+        assert found["weight"].item() == value
