@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -30,6 +31,7 @@ SELECTION_COLUMNS = (
     "k",
     "injected_selected",
 )
+REPORTS = ("metrics.json", "predictions.csv", "ranking.csv", "selection.csv")
 _LIBRARIES = ("meds-ad", "torch", "timm", "numpy", "safetensors", "faiss-cpu")
 
 
@@ -40,11 +42,28 @@ class RunDirectory:
         self.path = path
 
     def prepare(self, spec_yaml: str, data: RunData) -> None:
-        """Write the resolved spec and the list of images."""
-        files.write_text(self.path / "spec.yaml", spec_yaml)
-        files.write_text(self.path / "data.csv", data.to_csv())
+        """Write the resolved spec and the list of images; reports of another spec or other images are removed."""
+        whole = {"spec.yaml": spec_yaml, "data.csv": data.to_csv()}
+        if any(not self._holds(name, text) for name, text in whole.items()):
+            self._remove_reports()
+        for name, text in whole.items():
+            files.write_text(self.path / name, text)
         if data.unreadable:
             files.write_text(self.path / "unreadable.txt", "\n".join(data.unreadable) + "\n")
+        else:
+            (self.path / "unreadable.txt").unlink(missing_ok=True)
+
+    def _holds(self, name: str, text: str) -> bool:
+        path = self.path / name
+        return path.is_file() and path.read_bytes() == text.encode()
+
+    def _remove_reports(self) -> None:
+        for name in REPORTS:
+            (self.path / name).unlink(missing_ok=True)
+        for pointer in self.path.glob(f"*/{POINTER}"):
+            pointer.unlink()
+            with contextlib.suppress(OSError):  # somebody keeps files of their own there
+                pointer.parent.rmdir()
 
     def write_state(self, state: Mapping[str, Any]) -> None:
         """Write run.json."""
