@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+
+_UNUSABLE_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 
 
 def main() -> None:
@@ -16,11 +19,21 @@ def main() -> None:
     except MedsError as error:
         if os.environ.get("MEDS_TRACEBACK"):
             raise
-        sys.stderr.write(f"meds: {error}\n")
+        _tell(error, str(error))
         sys.exit(error.exit_code)
+    except OSError as error:
+        if os.environ.get("MEDS_TRACEBACK") or error.errno not in _UNUSABLE_PLACE:
+            raise
+        reason = f"{error.filename} cannot be used ({error.strerror}); choose another place or change its permissions."
+        _tell(error, reason)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("meds: stopped; run the same command again to continue.\n")
         sys.exit(130)
+
+
+def _tell(error: Exception, text: str) -> None:
+    sys.stderr.write("\n".join([f"meds: {text}", *getattr(error, "__notes__", ())]) + "\n")
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ class ConsoleReporter:
 
     def say(self, text: str) -> None:
         """Print a sentence."""
-        console.print(text, soft_wrap=True)
+        console.print(text, soft_wrap=True, markup=False)
 
 
 def duration(seconds: float) -> str:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.markup import escape
+
 from meds.cli.console import ConsoleReporter, console, duration
 from meds.cli.results import show_metrics, show_noise
 
@@ -26,21 +28,25 @@ def run_spec(
     for override in sets:
         again += ["--set", override]
     again += ["--runs-dir", str(runs_dir)] if runs_dir != Path("runs") else []
+    again += ["--until", last] if last else []
     from meds.core.pipeline import Pipeline
     from meds.core.runner import Runner, RunRequest
 
     directory = runs_dir / spec.name
     pipeline = Pipeline(spec, registry())
     request = RunRequest(directory, first, last, force)
-    console.print(f"[bold]{spec.name}[/bold] on {pipeline.runtime.describe()}, in {directory}")
+    console.print(f"[bold]{spec.name}[/bold] on {pipeline.runtime.describe()}, in {escape(str(directory))}")
     try:
         show_noise(pipeline.data.noise)
         metrics = Runner(pipeline, request, ConsoleReporter()).run()
+    except Exception as error:
+        error.add_note(f"Continue with: {shlex.join(again)}")
+        raise
     except BaseException:
         sys.stderr.write(f"Continue with: {shlex.join(again)}\n")
         raise
     if metrics is not None:
         show_metrics(metrics)
         written = [name for name in ("metrics.json", "predictions.csv", "ranking.csv") if (directory / name).is_file()]
-        console.print(f"Written to {directory}: {', '.join(written)}", soft_wrap=True)
+        console.print(f"Written to {directory}: {', '.join(written)}", soft_wrap=True, markup=False)
     console.print(f"Done in {duration(time.monotonic() - started)}.")

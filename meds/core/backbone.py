@@ -29,12 +29,16 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Layer:
-    """One feature map that a backbone can give: `channels` x `height` x `width` for an image."""
+    """One feature map that a backbone can give: `channels` x `height` x `width` for an image.
+
+    `signed` tells whether it takes negative values; a map that comes out of a ReLU does not.
+    """
 
     name: str
     channels: int
     height: int
     width: int
+    signed: bool = False
 
 
 class Backbone(ABC):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from meds.core import files
 from meds.core.errors import ArtifactError
+from meds.core.home import number_from_environment
 from meds.core.store import tensor_bytes
 
 SUFFIX = ".safetensors"
@@ -24,7 +24,7 @@ class Checkpoints:
     def __init__(self, folder: Path, name: str = "checkpoint") -> None:
         # A class may be called "bolt" and another "bolt-m6" or "m6/bolt": quoted, each is one file name of its own.
         self.folder, self.name = folder, quote(name, safe=" ")
-        self.interval = float(os.environ.get("MEDS_CHECKPOINT_SECONDS", "20"))
+        self.interval = number_from_environment("MEDS_CHECKPOINT_SECONDS", 20.0)
         self._last = time.monotonic()
 
     def due(self) -> bool:

@@ -98,12 +98,13 @@ def scan(dataset: Dataset[Any], protocol: NoiseProtocol | None) -> RunData:
             digests[record.path] = dataset.digest(record)
             if dataset.options.unreadable == "skip":
                 dataset.read_image(record)
-            _check_mask(dataset, record)
+                dataset.read_mask(record)
         except DataError:
-            if dataset.options.unreadable == "error" or record.mask is not None:
+            if dataset.options.unreadable == "error":
                 raise
             unreadable.append(record.path)
             continue
+        _check_mask(dataset, record)
         kept.append(record)
     result = without_noise(kept) if protocol is None else protocol.apply(kept)
     names = tuple(sorted({record.class_name for record in (*result.train, *result.test)}))

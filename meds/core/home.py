@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
 import platformdirs
+
+from meds.core.errors import UserError
 
 
 def meds_home() -> Path:
@@ -16,4 +19,16 @@ def meds_home() -> Path:
 
 def cache_limit_bytes() -> int:
     """Largest size of the feature cache: MEDS_CACHE_GIB gibibytes, 50 by default."""
-    return int(float(os.environ.get("MEDS_CACHE_GIB", "50")) * 2**30)
+    return int(number_from_environment("MEDS_CACHE_GIB", 50.0) * 2**30)
+
+
+def number_from_environment(name: str, default: float) -> float:
+    """A number of at least 0 from the environment; UserError if it is none."""
+    text = os.environ.get(name, "")
+    try:
+        value = float(text) if text.strip() else default
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise UserError(f"The environment variable {name} is '{text}'; set it to a number of at least 0.")
+    return value

@@ -75,8 +75,8 @@ class Runner:
             if position < wanted.start:
                 if artifact is None:
                     raise UserError(
-                        f"--from {self.request.first}: the stage `{planned.name}` before it has no stored result "
-                        f"({planned.fingerprint[:12]}); run without --from."
+                        f"The stage `{planned.name}` comes before `{self.request.first}` and has no stored result "
+                        f"({planned.fingerprint[:12]}); run the spec without --from."
                     )
             elif artifact is None or self.request.force:
                 artifact = self._compute(planned, position)
@@ -205,7 +205,9 @@ class Runner:
             f"{len(data.train)} training and {len(data.test)} test images of {classes} class{'es' * (classes != 1)}."
         )
         if data.unreadable:
-            self.reporter.say(f"{len(data.unreadable)} unreadable images are left out (see unreadable.txt).")
+            count = len(data.unreadable)
+            verb = "image is" if count == 1 else "images are"
+            self.reporter.say(f"{count} unreadable {verb} left out (see unreadable.txt).")
 
     def _failed(self, error: BaseException) -> None:
         for name in self.state.fail(f"{type(error).__name__}: {error}"):

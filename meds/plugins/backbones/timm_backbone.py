@@ -55,16 +55,19 @@ class TimmBackbone(Backbone):
     def _measure(self, architecture: str) -> tuple[Layer, ...]:
         size = self.preprocessing.size
         names = list(self._indices)
+        noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
         try:
             with torch.inference_mode():
-                maps = self.forward(torch.zeros(1, 3, size, size), names)
+                maps = self.forward(noise, names)
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise PluginError(
                 f"The timm model '{architecture}' cannot take images of {size}x{size} pixels ({reason}): "
                 "set another 'image_size'."
             ) from error
-        return tuple(Layer(name, *map_.shape[1:]) for name, map_ in zip(names, maps, strict=True))
+        return tuple(
+            Layer(name, *map_.shape[1:], signed=bool(map_.min() < 0)) for name, map_ in zip(names, maps, strict=True)
+        )
 
     def to(self, device: torch.device) -> None:
         """Move the weights to a device."""

@@ -41,6 +41,11 @@ class ReverseDistillation(Student):
         channels = [layer.channels for layer in layers]
         self.bottleneck = OneClassBottleneck(channels, options.bottleneck_blocks)
         self.decoder = Decoder(channels, options.blocks)
+        # The published decoder ends in ReLUs and its teacher's maps come out of ReLUs. Where a teacher's map
+        # takes negative values (EfficientNet), a 1x1 convolution lets the reconstruction take them too.
+        self.heads = nn.ModuleList(
+            nn.Conv2d(layer.channels, layer.channels, 1) if layer.signed else nn.Identity() for layer in layers
+        )
         for module in self.modules():
             # Transposed convolutions keep torch's own start, as in the published code.
             if isinstance(module, nn.Conv2d):
@@ -76,7 +81,8 @@ class ReverseDistillation(Student):
         maps = [value.to(dtype=dtype, memory_format=self._layout(value)) for value in features]
         self._refuse_single_position(maps[-1])
         grids = [(value.shape[-2], value.shape[-1]) for value in maps]
-        return list(self.decoder(self.bottleneck(maps), grids))
+        outputs = self.decoder(self.bottleneck(maps), grids)
+        return [head(values) for head, values in zip(self.heads, outputs, strict=True)]
 
     def _layout(self, values: Tensor) -> torch.memory_format:
         # Channels last is the faster layout (1.4 times in evaluation on a CPU), but torch's batch normalisation
