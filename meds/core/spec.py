@@ -213,5 +213,7 @@ def _sentences(error: ValidationError, source: SpecSource, prefix: KeyPath, mode
             given = repr(detail["input"])
             shown = given if len(given) < 60 else given[:57] + "..."
             message = detail["msg"][0].lower() + detail["msg"][1:]
+            if detail["type"] == "value_error":
+                message = str(detail["ctx"]["error"]).rstrip(".")
             found.append(f"{where}: `{key}`: {message} (given: {shown}).")
     return found

@@ -1,0 +1,210 @@
+"""Mistakes of the user: exit code 2, one clear sentence, never a traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def images(folder: Path, count: int, side: int = 48) -> Path:
+    """Random images, each with another content."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 255, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:03}.png")
+    return folder
+
+
+def of_folder(spec: dict[str, Any], path: Path, **options: str) -> dict[str, Any]:
+    """The spec on a folder of images, without noise."""
+    return {**spec, "dataset": {"type": "folder", "path": str(path), **options}, "noise": None}
+
+
+def refused(done: Any, *sentences: str) -> None:
+    """Assert that a command ended with 2 and one sentence that holds all the texts."""
+    assert done.code == 2, done.err
+    assert "Traceback" not in done.err
+    spoken = [line for line in done.err.splitlines() if not line.startswith("Continue with: ")]
+    assert len(spoken) == 1
+    assert spoken[0].startswith("meds: ")
+    for sentence in sentences:
+        assert sentence in spoken[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "sentences"),
+    [
+        ("stages.distill.iteratoins=3", ["unknown key 'iteratoins' in `stages.1`; did you mean 'iterations'?"]),
+        ("stages.distill.iterations=few", ["`stages.1.iterations`:", "'few'"]),
+        ("student.type=rdd", ["unknown student 'rdd'; did you mean 'rd'?"]),
+        ("dataset.classes=[weav]", ["`dataset.classes`: unknown class 'weav'; did you mean 'weave'?"]),
+        ("device=cuda:99", ["`device: cuda:99` is not there on this machine; use `device: auto` or `cpu`."]),
+        ("device=gpu", ["`device: gpu` is unknown; use auto, cpu, cuda or cuda:N."]),
+        ("backbone.weights=/no/such/file.pth", ["/no/such/file.pth"]),
+        ("stages=[{type: distill}]", ["The stage `distill` needs a result of kind 'memory-scores'"]),
+        ("stages=[{type: evaluate}, {type: memory}]", ["The stage `evaluate` needs a result of kind 'student' or"]),
+        ("stages.select-finetune.minimum_selected=9", ["of the 10 training images of the class 'discs'", "minimum_s"]),
+        ("stages.select-finetune.rule={type: magic}", ["unknown selection rule 'magic'"]),
+        ("noise={ratio: 3, shortage: error}", ["weave"]),
+        ("name=a/b", ["`name`:", "'a/b'"]),
+    ],
+)
+def test_a_mistake_in_the_spec(project: Any, tiny_spec: dict[str, Any], override: str, sentences: list[str]) -> None:
+    refused(project.run("--set", override, spec=tiny_spec), *sentences)
+
+
+def test_a_spec_that_is_not_there(project: Any) -> None:
+    refused(project.run(), "there is no such spec file")
+
+
+def test_a_folder_that_is_empty_or_missing(project: Any, tiny_spec: dict[str, Any]) -> None:
+    refused(project.run(spec=of_folder(tiny_spec, project.root / "none")), str(project.root / "none"), "no such folder")
+    (project.root / "empty").mkdir()
+    refused(project.run(), "no such folder")
+    refused(project.run(spec=of_folder(tiny_spec, project.root / "empty")), f"{project.root / 'empty'}: holds no image")
+
+
+def test_a_folder_with_one_image(project: Any, tiny_spec: dict[str, Any]) -> None:
+    folder = images(project.root / "one", 1)
+    refused(project.run(spec=of_folder(tiny_spec, folder)), str(folder), "1 image(s) to train on; at least two")
+
+
+def test_two_images_are_too_few_to_select_from(project: Any, tiny_spec: dict[str, Any]) -> None:
+    folder = images(project.root / "two", 2)
+    done = project.run(spec=of_folder(tiny_spec, folder))
+    refused(done, "of the 2 training images of the class 'two'", "add images")
+    state = project.json("run.json")
+    assert state["status"] == "failed"
+    assert [stage["status"] for stage in state["stages"]] == ["done", "done", "failed", "waiting"]
+    assert "class 'two'" in state["error"]
+    assert [event["stage"] for event in project.events("stage_failed")] == ["select-finetune"]
+
+
+def test_equal_images_cannot_be_told_apart(project: Any, tiny_spec: dict[str, Any]) -> None:
+    folder = images(project.root / "same", 1)
+    for number in range(1, 6):
+        (folder / f"{number:03}.png").write_bytes((folder / "000.png").read_bytes())
+    refused(project.run(spec=of_folder(tiny_spec, folder)), "The selection keeps 0 of the 6", "equal scores")
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all", None], ids=["empty", "text", "cut short"])
+def test_a_corrupt_image_is_named_or_skipped_and_listed(
+    project: Any, tiny_spec: dict[str, Any], content: bytes | None
+) -> None:
+    folder = images(project.root / "parts", 6)
+    bad = folder / "003.png"
+    bad.write_bytes(bad.read_bytes()[:900] if content is None else content)
+    refused(project.run(spec=of_folder(tiny_spec, folder)), str(bad), "dataset.unreadable: skip")
+    done = project.run_well("--set", "dataset.unreadable=skip")
+    assert "1 unreadable image is left out (see unreadable.txt)." in done.said
+    assert project.file("unreadable.txt").read_text() == f"{bad}\n"
+    assert project.json("run.json")["unreadable"] == [str(bad)]
+    assert len(project.rows("ranking.csv")) == 5
+    bad.write_bytes(images(project.root / "more", 9).joinpath("008.png").read_bytes())
+    project.run_well()
+    assert not project.file("unreadable.txt").exists()
+    assert len(project.rows("ranking.csv")) == 6
+
+
+def labelled(root: Path) -> Path:
+    """A folder with good and bad images and the masks of the bad ones."""
+    images(root / "parts/good", 8)
+    images(root / "parts/bad", 3)
+    for path in (root / "parts/bad").iterdir():
+        Image.fromarray(np.random.default_rng(9).integers(0, 255, (48, 48), dtype=np.uint8)).save(path)
+    for path in (root / "parts/bad").iterdir():
+        (root / "parts/masks").mkdir(exist_ok=True)
+        Image.fromarray(np.eye(48, dtype=np.uint8) * 255).save(root / "parts/masks" / path.name)
+    return root / "parts"
+
+
+def test_a_mask_of_another_size(project: Any, tiny_spec: dict[str, Any]) -> None:
+    folder = labelled(project.root)
+    mask = folder / "masks/001.png"
+    Image.new("L", (48, 40), 255).save(mask)
+    spec = of_folder(tiny_spec, folder, normal="good", abnormal="bad", mask="masks")
+    for choice in ("error", "skip"):
+        done = project.run("--set", f"dataset.unreadable={choice}", spec=spec)
+        refused(done, f"{mask}: the mask has 48x40 pixels, its image {folder / 'bad/001.png'} has 48x48")
+
+
+@pytest.mark.parametrize("which", ["bad", "masks"])
+def test_an_unreadable_defect_or_mask_is_skipped_too(project: Any, tiny_spec: dict[str, Any], which: str) -> None:
+    folder = labelled(project.root)
+    (folder / which / "001.png").write_bytes(b"nothing")
+    spec = of_folder(tiny_spec, folder, normal="good", abnormal="bad", mask="masks")
+    refused(project.run(spec=spec), str(folder / which / "001.png"), "dataset.unreadable: skip")
+    project.run_well("--set", "dataset.unreadable=skip")
+    assert project.file("unreadable.txt").read_text() == f"{folder / 'bad/001.png'}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--from", "distil"], "--from distil: the spec has no such stage; it has memory, distill, "),
+        (["--until", "nothing"], "--until nothing: the spec has no such stage"),
+        (["--from", "evaluate", "--until", "memory"], "--from evaluate comes after --until memory"),
+        (["--from", "distill"], "The stage `memory` comes before `distill` and has no stored result"),
+        (["--set", "nonsense"], "write an override as key.path=value"),
+    ],
+)
+def test_a_mistake_in_the_command(project: Any, tiny_spec: dict[str, Any], arguments: list[str], sentence: str) -> None:
+    refused(project.run(*arguments, spec=tiny_spec), sentence)
+    assert not project.file("events.jsonl").exists() or project.computed() == []
+
+
+@pytest.mark.parametrize("command", ["status", "evaluate"])
+def test_a_run_that_is_not_there(project: Any, meds: Callable[..., Any], command: str) -> None:
+    refused(meds(command, project.root / "none"), f"{project.root / 'none'} is not a run directory")
+    refused(meds(command, project.root), "it has no run.json")
+    (project.root / "run.json").write_text("{")
+    refused(meds(command, project.root), "run.json is damaged", "run the spec again")
+
+
+def test_evaluate_of_a_run_whose_results_were_removed(
+    finished: Any, meds: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDS_HOME", str(finished.root / "another"))
+    refused(meds("evaluate", finished.file("")), "The stage `memory` comes before `evaluate` and has no stored result")
+
+
+def test_folders_that_cannot_be_written(
+    project: Any, tiny_spec: dict[str, Any], meds: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project.root / "file").write_text("")
+    refused(meds("run", project.write(tiny_spec), "--runs-dir", project.root / "file"), str(project.root / "file"))
+    monkeypatch.setenv("MEDS_HOME", str(project.root / "file"))
+    refused(project.run(), str(project.root / "file"))
+
+
+def test_a_limit_that_is_no_number_or_too_small(
+    project: Any, tiny_spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDS_CACHE_GIB", "much")
+    refused(project.run(spec=tiny_spec), "MEDS_CACHE_GIB is 'much'; set it to a number of at least 0.")
+    monkeypatch.setenv("MEDS_CACHE_GIB", "0.0001")
+    refused(project.run(), "set MEDS_CACHE_GIB to a larger size")
+
+
+def test_a_failure_prints_the_command_that_continues(project: Any, tiny_spec: dict[str, Any]) -> None:
+    spec = of_folder(tiny_spec, images(project.root / "two", 2))
+    done = project.run("--set", "seed=3", "--until", "evaluate", spec=spec)
+    expected = f"meds run {project.spec} --set seed=3 --runs-dir {project.runs} --until evaluate"
+    assert done.err.splitlines()[-1] == f"Continue with: {expected}"
+    assert done.err.startswith("meds: ")
+
+
+def test_a_mistake_in_a_process_of_its_own(project: Any, tiny_spec: dict[str, Any]) -> None:
+    tiny_spec["sede"] = 1
+    command = [sys.executable, "-m", "meds", "run", str(project.write(tiny_spec)), "--runs-dir", str(project.runs)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    line = len(project.spec.read_text().splitlines())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"meds: {project.spec}:{line}: unknown key 'sede'; did you mean 'seed'?\n"
