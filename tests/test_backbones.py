@@ -56,7 +56,7 @@ def test_lite0_layers_and_attributes() -> None:
     assert (backbone.name, backbone.family, backbone.final_layer) == ("efficientnet-lite0", "cnn", "stride32")
     assert backbone.preprocessing == Preprocessing(72, 64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     channels = zip((2, 4, 8, 16, 32), (16, 24, 40, 112, 320), strict=True)
-    assert backbone.layers == tuple(Layer(f"stride{s}", c, 64 // s, 64 // s) for s, c in channels)
+    assert backbone.layers == tuple(Layer(f"stride{s}", c, 64 // s, 64 // s, signed=True) for s, c in channels)
 
 
 @pytest.mark.parametrize("make", [lite0, open_timm, lambda: open_timm("vit_tiny_patch16_224")])

@@ -68,12 +68,8 @@ def test_mvtec_layout(bottle: Path) -> None:
         ("test", 1, "scratch", True): 3,
         ("test", 1, "scratch", False): 1,
     }
-    assert [r.path for r in records[:2]] == [
-        str(bottle / "bottle/train/good" / n) for n in ("0.png", "1.png")
-    ]
-    masks = {
-        Path(r.path).stem: r.mask and Path(r.mask).name for r in records if r.defect == "scratch" != r.split
-    }
+    assert [r.path for r in records[:2]] == [str(bottle / "bottle/train/good" / n) for n in ("0.png", "1.png")]
+    masks = {Path(r.path).stem: r.mask and Path(r.mask).name for r in records if r.defect == "scratch" != r.split}
     assert [masks[stem] for stem in "0123"] == ["0_mask.png", "1.png", "2_mask.bmp", None]
 
 

@@ -73,8 +73,7 @@ def test_synthetic_contrast_changes_the_defects_only() -> None:
 def test_synthetic_defects_are_never_invisible() -> None:
     dataset = small(image_size=32, contrast=0.1, classes=list(SURFACES), test_defective=40)
     assert all(
-        dataset._draw(r.path)[0].tobytes() != dataset._draw(r.path)[1].tobytes()
-        for r in dataset.records()[-40:]
+        dataset._draw(r.path)[0].tobytes() != dataset._draw(r.path)[1].tobytes() for r in dataset.records()[-40:]
     )
 
 

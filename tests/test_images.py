@@ -102,12 +102,7 @@ def sixteen_bit_colour_png(values: np.ndarray) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
     head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", head)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def test_sixteen_bit_colour_keeps_the_high_byte(tmp_path: Path) -> None:
@@ -161,9 +156,7 @@ def test_size_is_read_without_decoding(tmp_path: Path, monkeypatch: pytest.Monke
 
 def damaged(folder: Path) -> dict[str, Path]:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    whole = {
-        suffix: save(folder / f"whole{suffix}", noise).read_bytes() for suffix in (".png", ".jpg", ".tif")
-    }
+    whole = {suffix: save(folder / f"whole{suffix}", noise).read_bytes() for suffix in (".png", ".jpg", ".tif")}
     paths = {f"cut{suffix}": folder / f"cut{suffix}" for suffix in whole}
     for suffix, content in whole.items():
         paths[f"cut{suffix}"].write_bytes(content[: len(content) // 2])

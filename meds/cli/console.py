@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -16,6 +17,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 if TYPE_CHECKING:
     from meds.core.stage import ProgressBar
@@ -87,6 +89,15 @@ class ConsoleReporter:
     def say(self, text: str) -> None:
         """Print a sentence."""
         console.print(text, soft_wrap=True, markup=False)
+
+
+def new_table(*columns: str, title: str | None = None, numbers: Sequence[str] = ()) -> Table:
+    """An empty table in the house style; columns named in `numbers` are set flush right; only the last one is wrapped."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for column in columns:
+        side: Literal["left", "right"] = "right" if column in numbers else "left"
+        table.add_column(column, justify=side, no_wrap=column != columns[-1])
+    return table
 
 
 def duration(seconds: float) -> str:

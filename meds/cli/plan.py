@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import typer
-from rich.table import Table
 
-from meds.cli.console import console, duration, size
+from meds.cli.console import console, duration, new_table, size
 from meds.cli.results import show_noise
 
 
@@ -31,7 +30,7 @@ def show_plan(spec_path: Path, sets: Sequence[str], as_json: bool) -> None:
     console.print(f"[bold]{spec.name}[/bold] on {found.device}")
     console.print(f"{len(data.train)} training and {len(data.test)} test images, {len(data.class_names)} class(es)")
     show_noise(data.noise)
-    table = Table("step", "state", "time", "artifact")
+    table = new_table("step", "state", "time", "artifact")
     state = "done" if not found.images_to_encode else f"{found.images_to_encode} of {found.images} images to encode"
     table.add_row("features", state, duration(found.encode_seconds) if found.images_to_encode else "", "")
     for stage in found.stages:

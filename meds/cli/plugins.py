@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 
 import typer
-from rich.table import Table
 
-from meds.cli.console import console
+from meds.cli.console import console, new_table
 
 
 def show_plugins(as_json: bool) -> None:
@@ -31,7 +30,7 @@ def show_plugins(as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"plugins": rows, "broken": broken}, indent=2, ensure_ascii=False))
         return
-    table = Table("kind", "name", "package", "version", "what it is")
+    table = new_table("kind", "name", "package", "version", "what it is")
     for row in rows:
         table.add_row(row["kind"], row["name"], row["package"], row["version"], row["summary"])
     console.print(table)

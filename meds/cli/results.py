@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
-
-from meds.cli.console import console
+from meds.cli.console import console, new_table
 
 TITLES = {
     "image_auroc": "image AUROC",
@@ -26,10 +24,8 @@ def show_metrics(metrics: Mapping[str, Any]) -> None:
     if classes:
         rows = {**classes, **({"mean": metrics["mean"]} if len(classes) > 1 else {})}
         shown = [key for key in TITLES if any(row[key] is not None for row in rows.values())]
-        table = Table(title="Test images (percent)", title_justify="left")
-        table.add_column("class")
-        for key in shown:
-            table.add_column(TITLES[key], justify="right")
+        titles = [TITLES[key] for key in shown]
+        table = new_table("class", *titles, title="Test images (percent)", numbers=titles)
         for name, row in rows.items():
             table.add_row(name, *(percent(row[key]) for key in shown))
         console.print(table)
@@ -39,9 +35,8 @@ def show_metrics(metrics: Mapping[str, Any]) -> None:
 
 
 def _show_ranking(ranking: Mapping[str, Mapping[str, float | None]]) -> None:
-    table = Table(title="Ranking of the training images (percent)", title_justify="left")
-    for title in ("class", "AUROC", "AUPRC", "inspection depth"):
-        table.add_column(title, justify="left" if title == "class" else "right")
+    titles = ("AUROC", "AUPRC", "inspection depth")
+    table = new_table("class", *titles, title="Ranking of the training images (percent)", numbers=titles)
     for name, row in ranking.items():
         table.add_row(name, percent(row["auroc"]), percent(row["auprc"]), percent(row["inspection_depth"]))
     console.print(table)

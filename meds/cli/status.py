@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 import typer
-from rich.table import Table
 
-from meds.cli.console import console, duration, size
+from meds.cli.console import console, duration, new_table, size
 from meds.cli.results import show_metrics
 
 
@@ -21,7 +20,7 @@ def show_status(run: Path, as_json: bool) -> None:
         typer.echo(json.dumps(state, indent=2, ensure_ascii=False))
         return
     console.print(f"[bold]{state['name']}[/bold]: {state['status']}, on {state['device']}")
-    table = Table("stage", "status", "time", "processor", "peak memory", "size", "artifact")
+    table = new_table("stage", "status", "time", "processor", "peak memory", "size")
     for row in state["stages"]:
         cost = row["cost"]
         shown = (
@@ -34,7 +33,7 @@ def show_status(run: Path, as_json: bool) -> None:
             if cost
             else ["", "", "", ""]
         )
-        table.add_row(row["name"], row["status"], *shown, row["fingerprint"][:12])
+        table.add_row(row["name"], row["status"], *shown)
     console.print(table)
     if state.get("error"):
         console.print(f"error: {state['error']}", markup=False, soft_wrap=True)

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 import typer
-from rich.table import Table
 
-from meds.cli.console import console, size
+from meds.cli.console import console, new_table, size
 
 
 def show_store(remove_unused: bool, as_json: bool) -> None:
@@ -25,7 +24,7 @@ def show_store(remove_unused: bool, as_json: bool) -> None:
     if remove_unused:
         console.print(f"Removed {len(things)} things that no run uses, {size(total)}, from {home}.", soft_wrap=True)
         return
-    table = Table("kind", "name", "size", "used by")
+    table = new_table("kind", "name", "size", "used by")
     for thing in things:
         table.add_row(
             thing.kind, thing.name[:12], size(thing.bytes), ", ".join(Path(r).name for r in thing.runs) or "–"

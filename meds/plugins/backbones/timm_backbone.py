@@ -66,7 +66,8 @@ class TimmBackbone(Backbone):
                 "set another 'image_size'."
             ) from error
         return tuple(
-            Layer(name, *map_.shape[1:], signed=bool(map_.min() < 0)) for name, map_ in zip(names, maps, strict=True)
+            Layer(name, map_.shape[1], map_.shape[2], map_.shape[3], signed=bool(map_.min() < 0))
+            for name, map_ in zip(names, maps, strict=True)
         )
 
     def to(self, device: torch.device) -> None:
