@@ -76,7 +76,9 @@ class Memory(Stage):
         samples = [context.data.train[i] for i in own]
         vectors, grid = self.patch_vectors(context, samples)
         coarse = context.runtime.precision == "bf16"
-        return ClassMemory(self.options, vectors, grid, derive_seed(context.seed, "memory", index), coarse)
+        # By name, not by number: a class draws the same banks whichever other classes there are.
+        seed = derive_seed(context.seed, "memory", context.data.class_names[index])
+        return ClassMemory(self.options, vectors, grid, seed, coarse)
 
     def estimate_seconds(self, context: StageContext) -> float:
         """A timed search of one image against a few, times the number of pairs."""
