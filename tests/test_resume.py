@@ -206,6 +206,18 @@ def test_damage_is_named_and_mended(copied: Place, undisturbed: Place, stage: st
     assert copied.shards() == undisturbed.shards()
 
 
+def test_half_written_files_of_a_killed_run_are_removed(copied: Place) -> None:
+    (layer,) = copied.home.glob("features/*/stride8")
+    work = copied.home / "store" / "work" / copied.artifact("memory").name
+    (work / "output").mkdir(parents=True)
+    shutil.rmtree(copied.artifact("memory"))
+    for folder in (layer, work, work / "output", copied.run, copied.run / "memory"):
+        (folder / ".name.12345.tmp").write_bytes(b"half")
+    assert len(copied.leftovers()) == 6
+    copied.again()
+    assert copied.leftovers() == []
+
+
 @pytest.mark.parametrize("stage", ["distill", "select-finetune"])
 def test_a_damaged_checkpoint_is_passed_over(
     copied: Place, undisturbed: Place, stage: str, monkeypatch: pytest.MonkeyPatch

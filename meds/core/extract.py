@@ -35,6 +35,7 @@ def extract_features(
     too small and DataError for an image that cannot be read.
     """
     by_digest = {sample.digest: sample for sample in samples}
+    cache.remove_leftovers(layers)
     cache.verify(by_digest, layers)
     for text in cache.damaged:
         reporter.say(f"{text} Its features are computed again.")

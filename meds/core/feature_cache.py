@@ -87,6 +87,11 @@ class FeatureCache:
                     for digest in [d for d, (other, _) in index.items() if other is shard]:
                         del index[digest]
 
+    def remove_leftovers(self, layers: Sequence[str]) -> None:
+        """Remove what a killed run left half written; nobody else may be writing."""
+        for layer in layers:
+            files.remove_leftovers(self.folder / layer)
+
     def make_room(self, new_bytes: int, wanted_bytes: int) -> None:
         """Free space for a run's features by removing those of other backbones, least recently used first.
 

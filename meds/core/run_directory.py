@@ -43,6 +43,8 @@ class RunDirectory:
 
     def prepare(self, spec_yaml: str, data: RunData) -> None:
         """Write the resolved spec and the list of images; reports of another spec or other images are removed."""
+        for folder in (self.path, *(pointer.parent for pointer in self.path.glob(f"*/{POINTER}"))):
+            files.remove_leftovers(folder)
         whole = {"spec.yaml": spec_yaml, "data.csv": data.to_csv()}
         if any(not self._holds(name, text) for name, text in whole.items()):
             self._remove_reports()
