@@ -92,7 +92,7 @@ class ConsoleReporter:
 
 
 def new_table(*columns: str, title: str | None = None, numbers: Sequence[str] = ()) -> Table:
-    """An empty table in the house style; columns named in `numbers` are set flush right; only the last one is wrapped."""
+    """An empty table in the house style; columns named in `numbers` are set flush right; only the last wraps."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for column in columns:
         side: Literal["left", "right"] = "right" if column in numbers else "left"

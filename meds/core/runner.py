@@ -58,7 +58,6 @@ class Runner:
         self.events.emit("run_started", name=pipeline.spec.name)
         self._say_data()
         try:
-            self._extract()
             metrics = self._run_stages(wanted)
         except BaseException as error:
             self._failed(error)
@@ -110,6 +109,7 @@ class Runner:
                 made_elsewhere = self._finished(planned, position)
                 if made_elsewhere is not None:
                     return made_elsewhere
+            self._extract()
             self.state.note(position, "running", None)
             self.state.write("running")
             self.events.emit("before_stage", stage=planned.name, fingerprint=planned.fingerprint)
@@ -182,6 +182,9 @@ class Runner:
         return [block.registration.load()(block.options) for block in self.pipeline.spec.loggers]
 
     def _extract(self) -> None:
+        """Fill the feature cache before the first stage that is computed; a finished run needs no features."""
+        if "features" in self.state.data:
+            return
         pipeline = self.pipeline
         meter = CostMeter(pipeline.runtime.device)
         with pipeline.store.lock(f"features-{pipeline.features.folder.name}"):
