@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import TINY
 
 from meds.core.pipeline import Pipeline
 from meds.core.registry import registry
@@ -24,21 +25,9 @@ from meds.core.runner import Runner, RunRequest
 from meds.core.spec import load_spec
 
 SPEC = {
-    "name": "tiny",
-    "device": "cpu",
-    "precision": "fp32",
-    "threads": 1,
-    "dataset": {
-        "type": "synthetic",
-        "classes": ["weave", "discs"],
-        "train": 24,
-        "test_normal": 4,
-        "test_defective": 4,
-        "image_size": 64,
-    },
+    **TINY,
+    "dataset": {**TINY["dataset"], "train": 24},
     "noise": {"ratio": 0.1},
-    "backbone": {"type": "efficientnet-lite0", "pretrained": False, "image_size": 64},
-    "student": {"type": "rd", "blocks": [1, 1, 1], "bottleneck_blocks": 1},
     "stages": [
         {"type": "memory"},
         {"type": "distill", "iterations": 20, "batch_size": 8},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ class FeatureCache:
             if excess <= 0:
                 break
             excess -= folder_bytes(other)
-            remove_folder(other)
+            shutil.rmtree(other, ignore_errors=True)
         self.touch()
 
     def touch(self) -> None:
@@ -155,10 +156,3 @@ def bytes_per_image(layers: Iterable[Layer]) -> int:
 def folder_bytes(folder: Path) -> int:
     """Bytes of all files below a folder."""
     return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a folder and what is in it."""
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,10 +122,7 @@ class Runner:
             planned.stage.run(self._context(planned, output, work))
             cost = {**meter.stop(), "bytes": output.bytes_written()}
             artifact = output.finish(store.path(planned.fingerprint), manifest_of(self.pipeline, planned, cost))
-        files_left = sorted(work.rglob("*"), reverse=True)
-        for left in files_left:
-            left.rmdir() if left.is_dir() else left.unlink()
-        work.rmdir()
+            shutil.rmtree(work)
         self.state.note(position, "done", artifact)
         self.state.write("running")
         self.events.emit(

@@ -67,6 +67,10 @@ class Partition:
     name: str
     class_indices: tuple[int, ...]
 
+    def positions(self, samples: Sequence[Sample]) -> list[int]:
+        """Positions of the samples that belong to it, in order."""
+        return [i for i, sample in enumerate(samples) if sample.class_index in self.class_indices]
+
 
 @dataclass
 class StageContext:

@@ -84,6 +84,29 @@ def training_length(
     return TrainingLength(total, size, drop)
 
 
+class LengthOptions(Protocol):
+    """What a training stage's options say of its length; None leaves it to the student."""
+
+    @property
+    def iterations(self) -> int | None:
+        """Number of optimiser steps."""
+
+    @property
+    def batch_size(self) -> int | None:
+        """Images in a step."""
+
+    @property
+    def drop_last(self) -> bool | None:
+        """Whether an epoch's last, smaller batch is left out."""
+
+
+def stage_length(student: Student, count: int, options: LengthOptions) -> TrainingLength:
+    """The length of a stage's training of a student on `count` images."""
+    return training_length(
+        student.training_defaults(), count, options.iterations, options.batch_size, options.drop_last
+    )
+
+
 def batches_of(order: Sequence[int], length: TrainingLength) -> list[list[int]]:
     """Cut an epoch's order into batches; the small rest is dropped only if something else is left."""
     size = length.batch_size
@@ -113,7 +136,7 @@ def train(
     optimiser = defaults.optimiser(parameters)
     iteration, epoch, batch = 0, -1, 0
     order: list[int] = []
-    torch.manual_seed(derive_seed(context.seed, "training", title))
+    torch.manual_seed(derive_seed(context.seed, "training"))
     saved = checkpoints.load()
     if saved is not None:
         iteration, epoch, batch = (int(value) for value in saved["position"])
@@ -164,15 +187,12 @@ def step_seconds(context: StageContext, batch_size: int) -> float:
     return min(taken[1:])
 
 
-def training_seconds(
-    context: StageContext, iterations: int | None, batch_size: int | None, drop_last: bool | None
-) -> float:
+def training_seconds(context: StageContext, options: LengthOptions) -> float:
     """Seconds of a whole training with a stage's options, over all partitions."""
     total, seconds = 0.0, 0.0
-    defaults = context.new_student("estimate").training_defaults()
+    student = context.new_student("estimate")
     for partition in context.partitions:
-        count = sum(s.class_index in partition.class_indices for s in context.data.train)
-        length = training_length(defaults, count, iterations, batch_size, drop_last)
+        length = stage_length(student, len(partition.positions(context.data.train)), options)
         seconds = seconds or step_seconds(context, length.batch_size)
         total += length.iterations * seconds
     return total

@@ -13,7 +13,7 @@ from meds.core.seeds import derive_seed
 from meds.core.stage import Partition, Stage, StageContext
 from meds.core.store import Artifact
 from meds.core.student import Progress, Student
-from meds.core.training import AllImages, train, training_length, training_seconds
+from meds.core.training import AllImages, stage_length, train, training_seconds
 from meds.stages.options import DistillOptions
 
 
@@ -38,7 +38,7 @@ class Distill(Stage):
 
     def _train(self, context: StageContext, partition: Partition, maps: Tensor, memory: Artifact) -> Student:
         student = context.new_student(partition.name)
-        positions = [i for i, s in enumerate(context.data.train) if s.class_index in partition.class_indices]
+        positions = partition.positions(context.data.train)
         samples = [context.data.train[i] for i in positions]
         own_maps = maps[positions]
         distance = memory.info["distance"]
@@ -52,13 +52,7 @@ class Distill(Stage):
                 outputs = student(features, classes)
             return self.loss(wanted, score_map(targets, outputs, distance))
 
-        length = training_length(
-            student.training_defaults(),
-            len(samples),
-            self.options.iterations,
-            self.options.batch_size,
-            self.options.drop_last,
-        )
+        length = stage_length(student, len(samples), self.options)
         seed = derive_seed(context.seed, "distill", partition.name)
         checkpoints = Checkpoints(context.work, f"distill-{partition.name}")
         plan = AllImages(len(samples), seed)
@@ -84,8 +78,7 @@ class Distill(Stage):
 
     def estimate_seconds(self, context: StageContext) -> float:
         """Iterations times a timed training step."""
-        options = self.options
-        return training_seconds(context, options.iterations, options.batch_size, options.drop_last)
+        return training_seconds(context, self.options)
 
     def scorer(self, context: StageContext, artifact: Artifact) -> StudentScorer:
         """Scores with the distilled student."""

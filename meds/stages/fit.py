@@ -12,7 +12,7 @@ from meds.core.seeds import derive_seed
 from meds.core.stage import Stage, StageContext
 from meds.core.store import Artifact
 from meds.core.student import Progress, Student
-from meds.core.training import AllImages, Objective, train, training_length, training_seconds
+from meds.core.training import AllImages, Objective, stage_length, train, training_seconds
 from meds.stages.options import FitOptions
 
 
@@ -41,14 +41,8 @@ class Fit(Stage):
         context.output.info.update(distance="cosine")
         for partition in context.partitions:
             student = context.new_student(partition.name)
-            samples = [s for s in context.data.train if s.class_index in partition.class_indices]
-            length = training_length(
-                student.training_defaults(),
-                len(samples),
-                self.options.iterations,
-                self.options.batch_size,
-                self.options.drop_last,
-            )
+            samples = [context.data.train[i] for i in partition.positions(context.data.train)]
+            length = stage_length(student, len(samples), self.options)
             train(
                 context,
                 student,
@@ -63,8 +57,7 @@ class Fit(Stage):
 
     def estimate_seconds(self, context: StageContext) -> float:
         """Iterations times a timed training step."""
-        options = self.options
-        return training_seconds(context, options.iterations, options.batch_size, options.drop_last)
+        return training_seconds(context, self.options)
 
     def scorer(self, context: StageContext, artifact: Artifact) -> StudentScorer:
         """Scores with the trained student."""

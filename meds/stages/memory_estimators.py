@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ def bank_size(ratio: float, count: int, rounding: Literal["round", "ceil"]) -> i
     return min(max(1, size), count)
 
 
+@lru_cache(maxsize=8)
 def order_weights(count: int, size: int, replacement: bool = False) -> Tensor:
     """Probability that the i-th nearest of `count` candidates is the nearest one in a random bank.
 
@@ -45,6 +47,7 @@ def exact_scores(nearest: Tensor, weights: Tensor) -> Tensor:
     return nearest @ weights.to(nearest)
 
 
+@lru_cache(maxsize=8)
 def draw_banks(count: int, size: int, banks: int, replacement: bool, seed: int) -> Tensor:
     """`banks` random banks of `size` of `count` candidates, int64 [banks, size]."""
     generator = np.random.default_rng(seed)

@@ -19,7 +19,7 @@ from meds.core.selection import SelectionRule, robust_maximum
 from meds.core.stage import Partition, Stage, StageContext
 from meds.core.store import Artifact
 from meds.core.student import Progress, Student
-from meds.core.training import shuffled, train, training_length, training_seconds
+from meds.core.training import shuffled, stage_length, train, training_seconds
 from meds.stages.fit import own_objective
 from meds.stages.options import SelectFinetuneOptions
 
@@ -63,15 +63,9 @@ class SelectFinetune(Stage):
         student = context.new_student(partition.name, "select-finetune")
         if self.options.init == "distilled":
             student = load_student(context, context.input("distilled-student"), partition)
-        positions = [i for i, s in enumerate(context.data.train) if s.class_index in partition.class_indices]
+        positions = partition.positions(context.data.train)
         samples = [context.data.train[i] for i in positions]
-        length = training_length(
-            student.training_defaults(),
-            len(samples),
-            self.options.iterations,
-            self.options.batch_size,
-            self.options.drop_last,
-        )
+        length = stage_length(student, len(samples), self.options)
         with torch.inference_mode():
             first = self._first_scores(context, partition, positions, samples, distance)
         selection = SelfSelection(self.options, context, partition, positions, first, distance)
@@ -97,8 +91,7 @@ class SelectFinetune(Stage):
 
     def estimate_seconds(self, context: StageContext) -> float:
         """Iterations times a timed training step, plus a third of a step for every batch that is scored."""
-        options = self.options
-        training = training_seconds(context, options.iterations, options.batch_size, options.drop_last)
+        training = training_seconds(context, self.options)
         # About half of the images are selected, so an epoch trains on half of what it scores; scoring is
         # the forward third of a step.
         return training * (1 + 2 / 3)

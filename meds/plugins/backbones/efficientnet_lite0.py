@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from meds.core.hookspecs import hookimpl
-from meds.core.registry import Options, Plugin
+from meds.core.registry import Plugin
+from meds.plugins.backbones.options import CutOptions
 
 
-class EfficientNetLite0Options(Options):
+class EfficientNetLite0Options(CutOptions):
     """Options of EfficientNet-Lite0 (Tan and Le, ICML 2019, without squeeze-and-excitation and swish).
 
     Attributes:
@@ -29,12 +29,6 @@ class EfficientNetLite0Options(Options):
     weights: Path | None = None
     pretrained: bool = True
     seed: int = 0
-
-    @model_validator(mode="after")
-    def _cut_fits(self) -> Self:
-        if self.resize is not None and self.resize < self.image_size:
-            raise ValueError(f"resize ({self.resize}) must not be smaller than image_size ({self.image_size})")
-        return self
 
 
 @hookimpl

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from meds.core.hookspecs import hookimpl
-from meds.core.registry import Options, Plugin
+from meds.core.registry import Plugin
+from meds.plugins.backbones.options import CutOptions
 
 
-class TimmOptions(Options):
+class TimmOptions(CutOptions):
     """Options of the backbone `timm`.
 
     Attributes:
@@ -30,12 +30,6 @@ class TimmOptions(Options):
     image_size: int | None = Field(default=None, ge=8)
     resize: int | None = Field(default=None, ge=8)
     seed: int = 0
-
-    @model_validator(mode="after")
-    def _cut_fits(self) -> Self:
-        if self.resize is not None and self.image_size is not None and self.resize < self.image_size:
-            raise ValueError(f"resize ({self.resize}) must not be smaller than image_size ({self.image_size})")
-        return self
 
 
 @hookimpl
