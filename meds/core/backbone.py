@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from meds.core import layer_names
+
 if TYPE_CHECKING:
     import torch
 
@@ -73,8 +75,15 @@ class Backbone(ABC):
         """
 
     def layer(self, name: str) -> Layer:
-        """The layer of that name; KeyError if there is none."""
-        return {layer.name: layer for layer in self.layers}[name]
+        """The layer of that name, also a derived one ("block2+block3", "stride4@14"); KeyError if there is none."""
+        known = {layer.name: layer for layer in self.layers}
+        return known[name] if name in known else layer_names.describe(name, known.__getitem__)
+
+    def features(self, images: torch.Tensor, names: Sequence[str]) -> list[torch.Tensor]:
+        """Maps of layers of its own and of derived ones, in the order of `names`; see `forward`."""
+        bases = list(dict.fromkeys(term.base for name in names for term in layer_names.parse(name)))
+        maps = dict(zip(bases, self.forward(images, bases), strict=True))
+        return [layer_names.compute(name, maps) for name in names]
 
 
 def normalise(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:

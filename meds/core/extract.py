@@ -71,5 +71,5 @@ def load_image(dataset: Dataset[Any], sample: Sample, backbone: Backbone) -> Ten
 def encode(backbone: Backbone, images: Tensor, layers: Sequence[str], runtime: Runtime) -> list[Tensor]:
     """Feature maps of a batch, float32 on the CPU, one [B, C, H, W] for each layer."""
     with torch.inference_mode(), runtime.autocast():
-        maps = backbone.forward(runtime.put(images), layers)
+        maps = backbone.features(runtime.put(images), layers)
     return [m.float().cpu() for m in maps]

@@ -57,9 +57,10 @@ def plan_stages(spec: Spec, data: RunData, backbone: Backbone, precision: str) -
 
 
 def layers_read(planned: Sequence[PlannedStage], backbone: Backbone, student_layers: Sequence[str]) -> tuple[str, ...]:
-    """Every layer that any stage reads, in the backbone's order."""
+    """Every layer that any stage reads, in the backbone's order; derived layers come last."""
     wanted = {name for item in planned for name in item.stage.layers_needed(backbone, student_layers)}
-    return tuple(layer.name for layer in backbone.layers if layer.name in wanted)
+    own = [layer.name for layer in backbone.layers]
+    return (*(name for name in own if name in wanted), *sorted(wanted.difference(own)))
 
 
 def span(planned: Sequence[PlannedStage], first: str | None, last: str | None) -> range:

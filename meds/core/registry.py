@@ -43,7 +43,9 @@ class Plugin:
     """One pluggable thing.
 
     `load` is a "module:Class" text, imported only when the plugin is used. `recipes` maps a recipe
-    name ("paper", "released") to option values that it sets unless the spec says otherwise.
+    name ("paper", "released") to option values that it sets unless the spec says otherwise. `selecting`
+    holds option values of a student that its authors or the MeDS paper use where the training images are
+    selected; they are set, unless the spec says otherwise, in a pipeline with a stage that `selects`.
     """
 
     name: str
@@ -52,6 +54,8 @@ class Plugin:
     summary: str
     recipes: dict[str, dict[str, Any]] = field(default_factory=dict)
     version: str = "1"
+    selecting: dict[str, Any] = field(default_factory=dict)
+    selects: bool = False
 
 
 @dataclass(frozen=True)

@@ -126,8 +126,9 @@ def resolve_spec(source: SpecSource, registry: Registry) -> Spec:
     if model.noise is not None:
         noise = resolver.block("noise protocol", {"type": "inject", **model.noise}, ("noise",))
     backbone = resolver.block("backbone", model.backbone, ("backbone",))
-    student = resolver.block("student", model.student, ("student",))
     stages = [resolver.block("stage", stage, ("stages", i)) for i, stage in enumerate(model.stages)]
+    resolver.selecting = any(stage.registration.plugin.selects for stage in stages if stage is not None)
+    student = resolver.block("student", model.student, ("student",))
     loggers = [resolver.block("logger", logger, ("loggers", i)) for i, logger in enumerate(model.loggers)]
     names = [stage.name for stage in stages if stage is not None]
     for repeated in sorted({name for name in names if names.count(name) > 1}):
@@ -153,6 +154,7 @@ class _Resolver:
 
     def __init__(self, source: SpecSource, registry: Registry, recipe: Recipe | None, problems: list[str]) -> None:
         self.source, self.registry, self.recipe, self.problems = source, registry, recipe, problems
+        self.selecting = False
 
     def block(self, kind: str, data: dict[str, Any], path: KeyPath) -> Block | None:
         """One block; None after a problem has been noted."""
@@ -175,8 +177,9 @@ class _Resolver:
             )
             return None
         recipe = registration.plugin.recipes.get(self.recipe or "", {})
+        selecting = registration.plugin.selecting if self.selecting else {}
         try:
-            options = registration.plugin.options.model_validate({**recipe, **values})
+            options = registration.plugin.options.model_validate({**recipe, **selecting, **values})
         except ValidationError as error:
             self.problems += _sentences(error, self.source, path, registration.plugin.options)
             return None

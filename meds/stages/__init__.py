@@ -33,6 +33,7 @@ def meds_stages() -> Sequence[Plugin]:
             "meds.stages.select_finetune:SelectFinetune",
             "Fine-tune the student on images that it selects itself.",
             options.SELECT_FINETUNE_RECIPES,
+            selects=True,
         ),
         Plugin(
             "fit",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from meds.core.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, Layer, Preprocessing
 from meds.core.errors import PluginError
 from meds.core.registry import unknown_name
+from meds.core.weights import read_weights
 from meds.plugins.backbones.efficientnet_lite0 import EfficientNetLite0Options
 from meds.plugins.backbones.timm import TimmOptions
 from meds.plugins.backbones.timm_weights import (
@@ -19,11 +20,11 @@ from meds.plugins.backbones.timm_weights import (
     fingerprint,
     load_weights,
     packaged_lite0_weights,
-    read_weights,
     rename_lite0,
 )
 
 LITE0_ARCHITECTURE = "tf_efficientnet_lite0"
+PREFIX_LAYER = "prefix"
 
 
 class TimmBackbone(Backbone):
@@ -31,7 +32,8 @@ class TimmBackbone(Backbone):
 
     Layers of a model whose grid shrinks (family "cnn") are named by their stride: "stride2", "stride4", ...;
     those of a model with one grid (family "vit") "block0", "block1", ... and "final", the last block after
-    the model's LayerNorm. ViT maps hold the patch tokens only.
+    the model's LayerNorm. ViT maps hold the patch tokens only; the class and register tokens of a block are
+    the layers "prefix0", "prefix1", ..., maps of one row.
     """
 
     def __init__(self, name: str, architecture: str, model: nn.Module, preprocessing: Preprocessing) -> None:
@@ -45,7 +47,8 @@ class TimmBackbone(Backbone):
         self.family: Literal["cnn", "vit"] = "vit" if len(set(strides)) == 1 else "cnn"
         if self.family == "vit":
             _check_patches(architecture, preprocessing.size, strides[0])
-        self._indices = _layer_names(self.family, strides)
+        self._prefix_tokens = int(getattr(model, "num_prefix_tokens", 0)) if self.family == "vit" else 0
+        self._indices = _layer_names(self.family, strides, self._prefix_tokens > 0)
         self.fingerprint = fingerprint(architecture, model, preprocessing)
         if self.family == "cnn":
             self._model.to(memory_format=torch.channels_last)
@@ -88,6 +91,7 @@ class TimmBackbone(Backbone):
             return []
         if self.family == "cnn":
             images = images.contiguous(memory_format=torch.channels_last)
+        extra = {"return_prefix_tokens": True} if self._prefix_tokens else {}
         maps = self._model.forward_intermediates(
             images,
             indices=wanted,
@@ -95,9 +99,17 @@ class TimmBackbone(Backbone):
             stop_early=True,
             output_fmt="NCHW",
             intermediates_only=True,
+            **extra,
         )
         found = dict(zip(wanted, maps, strict=True))
-        return [self._normed(found[indices[name]]) if name == "final" else found[indices[name]] for name in layers]
+        return [self._pick(name, found[indices[name]]) for name in layers]
+
+    def _pick(self, name: str, found: Any) -> Tensor:
+        """A layer's map from what timm gives for its block: a map, or a map and the prefix tokens [B, P, C]."""
+        patches, prefix = found if self._prefix_tokens else (found, None)
+        if name.startswith(PREFIX_LAYER) and prefix is not None:
+            return prefix.transpose(1, 2)[:, :, None]  # type: ignore[no-any-return]
+        return self._normed(patches) if name == "final" else patches
 
     def _normed(self, tokens: Tensor) -> Tensor:
         norm = getattr(self._model, "norm", None)
@@ -117,10 +129,12 @@ def _check_patches(architecture: str, size: int, patch: int) -> None:
         )
 
 
-def _layer_names(family: str, strides: Sequence[int]) -> dict[str, int]:
+def _layer_names(family: str, strides: Sequence[int], prefix_tokens: bool) -> dict[str, int]:
     """Layer name -> timm's index of the map."""
     if family == "vit":
         names = {f"block{index}": index for index in range(len(strides))}
+        if prefix_tokens:
+            names |= {f"{PREFIX_LAYER}{index}": index for index in range(len(strides))}
         return names | {"final": len(strides) - 1}
     names = {}
     for index, stride in enumerate(strides):
