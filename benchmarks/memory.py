@@ -33,27 +33,17 @@ def features(images: int, patches: int, channels: int) -> torch.Tensor:
 
 
 def naive(vectors: torch.Tensor, banks: torch.Tensor) -> np.ndarray:
-    """Mean over banks of the nearest cosine distance; an image skips the banks' copies of itself."""
+    """Mean over banks of the nearest cosine distance; an image may be its own neighbour."""
     count, patches, channels = vectors.shape
     data = vectors.numpy()
     total = np.zeros((count, patches))
-    used = np.zeros(count)
     for bank in banks.numpy():
         index = faiss.IndexFlatIP(channels)
         index.add(data[bank].reshape(-1, channels))
         for image in range(count):
-            if image in bank:
-                others = bank[bank != image]
-                if not len(others):
-                    continue
-                own = faiss.IndexFlatIP(channels)
-                own.add(data[others].reshape(-1, channels))
-                cosines, _ = own.search(data[image], 1)
-            else:
-                cosines, _ = index.search(data[image], 1)
+            cosines, _ = index.search(data[image], 1)
             total[image] += 1 - cosines[:, 0]
-            used[image] += 1
-    return total / used[:, None]
+    return total / len(banks)
 
 
 def ours(vectors: torch.Tensor, options: MemoryOptions, coarse: bool) -> tuple[np.ndarray, float]:
@@ -78,8 +68,9 @@ def main() -> None:
     faiss.omp_set_num_threads(runtime.threads)
     coarse = runtime.precision == "bf16"
     vectors = features(given.images, given.patches, given.channels)
-    exact, exact_seconds = ours(vectors, MemoryOptions(), coarse)
-    bootstrap, bootstrap_seconds = ours(vectors, MemoryOptions(estimator="bootstrap", banks=given.banks), coarse)
+    exact, exact_seconds = ours(vectors, MemoryOptions(self_match=True), coarse)
+    drawn = MemoryOptions(estimator="bootstrap", banks=given.banks, self_match=True)
+    bootstrap, bootstrap_seconds = ours(vectors, drawn, coarse)
     size = max(1, round(0.1 * given.images))
     banks = draw_banks(given.images, size, given.banks, replacement=False, seed=0)
     start = time.perf_counter()

@@ -23,6 +23,7 @@ from meds.core.spec_source import SpecSource
 from meds.core.stage import SilentReporter
 
 METHODS = ("plain", "memory", "distilled", "full")
+STUDENT = {"type": "rd", "layers": ["stride8", "stride16", "stride32"], "schedule": "cosine", "learning_rate": 0.002}
 TITLES = {"plain": "plain RD", "memory": "memory only", "distilled": "distilled", "full": "full MeDS"}
 
 
@@ -30,7 +31,7 @@ def stages(method: str, iterations: int) -> list[dict[str, object]]:
     """The stage list of a method."""
     memory: dict[str, object] = {"type": "memory", "grid": 14}
     distill: dict[str, object] = {"type": "distill", "iterations": 300}
-    finetune: dict[str, object] = {"type": "select-finetune", "iterations": iterations}
+    finetune: dict[str, object] = {"type": "select-finetune", "iterations": iterations, "critical_value": 3.0}
     lists = {
         "plain": [{"type": "fit", "iterations": iterations}],
         "memory": [memory],
@@ -49,7 +50,7 @@ def run(method: str, ratio: float, seed: int, given: argparse.Namespace) -> dict
         "threads": given.threads,
         "dataset": {"type": "elpv", "cells": "mono"},
         "backbone": {"type": "efficientnet-lite0", "image_size": 224},
-        "student": {"type": "rd", "layers": ["stride8", "stride16", "stride32"], "schedule": "cosine"},
+        "student": STUDENT,
         "stages": stages(method, given.iterations),
     }
     if ratio:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from meds.core.backbone import IMAGENET_MEAN, IMAGENET_STD, Layer, Preprocessing, normalise
 from meds.core.errors import PluginError
+from meds.core.weights import read_weights
 from meds.plugins.backbones import timm_weights
 from meds.plugins.backbones.efficientnet_lite0 import EfficientNetLite0Options
 from meds.plugins.backbones.timm import TimmOptions
@@ -113,13 +114,20 @@ def test_cnn_maps_are_those_of_timm() -> None:
 
 def test_vit_layers_are_patch_tokens(vit) -> None:
     assert (vit.family, vit.final_layer) == ("vit", "final")
-    assert [layer.name for layer in vit.layers] == [*(f"block{i}" for i in range(12)), "final"]
-    assert {(layer.channels, layer.height, layer.width) for layer in vit.layers} == {(192, 4, 4)}
+    blocks, prefixes = [f"block{i}" for i in range(12)], [f"prefix{i}" for i in range(12)]
+    assert [layer.name for layer in vit.layers] == [*blocks, *prefixes, "final"]
+    for layer in vit.layers:
+        grid = (1, 1) if layer.name in prefixes else (4, 4)
+        assert (layer.channels, layer.height, layer.width) == (192, *grid)
     images = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
-        final, last = vit.forward(images, ["final", "block11"])
-        tokens = vit._model.forward_features(images)[:, 1:]
-    torch.testing.assert_close(final.flatten(2).transpose(1, 2), tokens, rtol=1e-4, atol=1e-5)
+        final, last, prefix = vit.forward(images, ["final", "block11", "prefix11"])
+        tokens = vit._model.forward_features(images)
+    torch.testing.assert_close(final.flatten(2).transpose(1, 2), tokens[:, 1:], rtol=1e-4, atol=1e-5)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            vit._model.norm(prefix[:, :, 0].transpose(1, 2)), tokens[:, :1], rtol=1e-4, atol=1e-5
+        )
     assert not torch.allclose(final, last)
 
 
@@ -241,7 +249,7 @@ def test_real_lite0_recognises_photographs() -> None:
     photographs = np.stack([normalise(photo[100:324, 200:424], backbone.preprocessing) for photo in images])
     path = timm_weights.packaged_lite0_weights()
     whole = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
-    whole.load_state_dict(timm_weights.rename_lite0(timm_weights.read_weights(path), whole, "The file"))
+    whole.load_state_dict(timm_weights.rename_lite0(read_weights(path), whole, "The file"))
     with torch.inference_mode():
         found = backbone.forward(torch.from_numpy(photographs), ["stride32"])[0]
         torch.testing.assert_close(

@@ -49,7 +49,7 @@ def mean_over(banks: Iterable[Sequence[int]], columns: np.ndarray[Any, Any]) -> 
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 @pytest.mark.parametrize("replacement", [False, True])
-@pytest.mark.parametrize(("ratio", "size"), [(0.4, 2), (0.55, 3)])
+@pytest.mark.parametrize(("ratio", "size"), [(0.35, 2), (0.5, 3)])
 @pytest.mark.parametrize("own", [2, None])
 def test_exact_is_the_mean_over_all_banks(
     ratio: float, size: int, replacement: bool, distance: str, own: int | None
@@ -123,7 +123,9 @@ def test_bootstrap_is_the_mean_over_its_banks(level: str, own: int | None) -> No
     memory = make_memory(vectors, level=level, ratio=0.3, estimator="bootstrap", banks=13)
     if level == "image":
         columns, size = image_distances(query, vectors), 2
-        banks = [[i for i in bank if i != own] for bank in estimators.draw_banks(7, size, 13, False, 3).tolist()]
+        candidates = [i for i in range(7) if i != own]
+        drawn = estimators.draw_banks(len(candidates), size, 13, False, 3).tolist()
+        banks = [[candidates[i] for i in bank] for bank in drawn]
     else:
         others = vectors[[i for i in range(7) if i != own]].flatten(0, 1)
         columns, size = distances(query, others), round(0.3 * len(others))
@@ -131,24 +133,20 @@ def test_bootstrap_is_the_mean_over_its_banks(level: str, own: int | None) -> No
     np.testing.assert_allclose(memory.score(query, own)[0], mean_over(banks, columns), atol=1e-6)
 
 
-def test_a_bank_with_nothing_but_the_query_is_left_out() -> None:
-    columns = torch.tensor([[0.0, 0.5, 0.25]])
-    banks = torch.tensor([[0], [1], [2], [0]])
-    assert estimators.bootstrap_scores(columns, banks, 0).tolist() == [0.375]
-    assert estimators.bootstrap_scores(columns, banks, None).tolist() == [0.1875]
-
-
 @pytest.mark.parametrize("replacement", [False, True])
-def test_bootstrap_goes_to_exact_like_one_over_the_root_of_the_banks(replacement: bool) -> None:
-    vectors, query = random_vectors(10), random_vectors(1, seed=9)[0]
+@pytest.mark.parametrize("own", [4, None])
+def test_bootstrap_goes_to_exact_like_one_over_the_root_of_the_banks(replacement: bool, own: int | None) -> None:
+    vectors = random_vectors(10)
+    query = random_vectors(1, seed=9)[0] if own is None else vectors[own]
     columns = image_distances(query, vectors)
-    banks = product(range(10), repeat=3) if replacement else combinations(range(10), 3)
+    candidates = [i for i in range(10) if i != own]
+    banks = product(candidates, repeat=3) if replacement else combinations(candidates, 3)
     spread = np.std([columns[:, list(bank)].min(axis=1) for bank in banks], axis=0)
-    exact = make_memory(vectors, ratio=0.3, replacement=replacement).score(query, None)[0].numpy()
+    exact = make_memory(vectors, ratio=0.3, replacement=replacement).score(query, own)[0].numpy()
     errors = {}
     for count in (100, 1600):
         options = {"ratio": 0.3, "replacement": replacement, "estimator": "bootstrap", "banks": count}
-        gaps = [make_memory(vectors, seed=s, **options).score(query, None)[0].numpy() - exact for s in range(8)]
+        gaps = [make_memory(vectors, seed=s, **options).score(query, own)[0].numpy() - exact for s in range(8)]
         assert (np.abs(gaps) < 5 * spread / np.sqrt(count)).all()
         errors[count] = np.sqrt(np.mean(np.square(gaps)))
     assert 2 < errors[100] / errors[1600] < 8
@@ -164,7 +162,7 @@ def test_a_full_memory_is_the_nearest_neighbour() -> None:
         np.testing.assert_allclose(euclidean, np.sqrt(2 * nearest), atol=1e-6)
 
 
-@pytest.mark.parametrize(("twins", "most"), [(1, 1e-3), (5, 2e-2)])
+@pytest.mark.parametrize(("twins", "most"), [(1, 1e-3), (5, 4e-3)])
 def test_coarse_search_agrees_with_the_exact_one(twins: int, most: float) -> None:
     """`twins` patches of an image lie in one cluster, where bf16 cannot always tell which is the nearest."""
     centres = random_vectors(1, patches=4, channels=32).repeat(1, twins, 1)
@@ -175,7 +173,7 @@ def test_coarse_search_agrees_with_the_exact_one(twins: int, most: float) -> Non
         for memory in (make_memory(vectors), make_memory(vectors, coarse=True))
     )
     torch.testing.assert_close(found, exact, rtol=most, atol=0)
-    assert found.mean().item() == pytest.approx(exact.mean().item(), rel=2e-3)
+    assert found.mean().item() == pytest.approx(exact.mean().item(), rel=3e-4)
     assert (found > exact - 1e-6).all(), "a coarse search may miss the nearest patch but never invent a nearer one"
 
 

@@ -205,6 +205,18 @@ def test_room_is_made_from_the_backbones_used_longest_ago(tmp_path: Path) -> Non
     assert own.read(["a"], "layer").shape == (1, 1, 16, 16)
 
 
+def test_room_is_made_from_unread_features_of_the_same_backbone(tmp_path: Path) -> None:
+    own = FeatureCache(tmp_path, "own", GIB)
+    for digest, layer in (("a", "wanted"), ("b", "wanted"), ("a", "other")):
+        own.write([digest], layer, torch.zeros(1, 1, 16, 16))
+    each = folder_bytes(own.folder) // 3
+    small = FeatureCache(tmp_path, "own", 3 * each)
+    small.make_room(2 * each, 3 * each, ["a", "c"], ["wanted"])
+    assert not small.missing(["a"], ["wanted"])
+    assert small.missing(["b"], ["wanted"]) == ["b"]
+    assert small.missing(["a"], ["other"]) == ["a"]
+
+
 def test_bytes_of_an_image_are_what_its_shard_holds(cache: FeatureCache) -> None:
     from meds.core.backbone import Layer
 

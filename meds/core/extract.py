@@ -42,7 +42,7 @@ def extract_features(
     cache.damaged.clear()
     pending = cache.missing(by_digest, layers)
     size = bytes_per_image([backbone.layer(name) for name in layers])
-    cache.make_room(len(pending) * size, len(by_digest) * size)
+    cache.make_room(len(pending) * size, len(by_digest) * size, by_digest, layers)
     if not pending:
         return 0
     backbone.to(runtime.device)

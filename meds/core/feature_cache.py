@@ -93,8 +93,11 @@ class FeatureCache:
         for layer in layers:
             files.remove_leftovers(self.folder / layer)
 
-    def make_room(self, new_bytes: int, wanted_bytes: int) -> None:
-        """Free space for a run's features by removing those of other backbones, least recently used first.
+    def make_room(
+        self, new_bytes: int, wanted_bytes: int, digests: Iterable[str] = (), layers: Sequence[str] = ()
+    ) -> None:
+        """Free space for a run's features: those of other backbones go first, least recently used first,
+        then those of this backbone that the run, its `digests` and `layers`, does not read.
 
         Raises ResourceError if the run's own features exceed the limit.
         """
@@ -111,7 +114,21 @@ class FeatureCache:
                 break
             excess -= folder_bytes(other)
             shutil.rmtree(other, ignore_errors=True)
+        self._remove_unread(excess, set(digests), set(layers))
         self.touch()
+
+    def _remove_unread(self, excess: int, digests: set[str], layers: set[str]) -> None:
+        """Remove shards of this backbone that hold nothing of a run, oldest first, until `excess` bytes are free."""
+        paths = [path for path in self.folder.glob(f"*/*{SUFFIX}") if excess > 0]
+        for path in sorted(paths, key=lambda path: path.stat().st_mtime):
+            if excess <= 0:
+                break
+            images = _images_in(path, self.damaged)
+            if path.parent.name in layers and not digests.isdisjoint(images):
+                continue
+            excess -= path.stat().st_size
+            path.unlink(missing_ok=True)
+            self._places.pop(path.parent.name, None)
 
     def touch(self) -> None:
         """Mark this backbone's features as used now."""

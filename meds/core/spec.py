@@ -126,9 +126,9 @@ def resolve_spec(source: SpecSource, registry: Registry) -> Spec:
     if model.noise is not None:
         noise = resolver.block("noise protocol", {"type": "inject", **model.noise}, ("noise",))
     backbone = resolver.block("backbone", model.backbone, ("backbone",))
-    stages = [resolver.block("stage", stage, ("stages", i)) for i, stage in enumerate(model.stages)]
-    resolver.selecting = any(stage.registration.plugin.selects for stage in stages if stage is not None)
+    resolver.selecting = any(_selects(stage, registry) for stage in model.stages)
     student = resolver.block("student", model.student, ("student",))
+    stages = [resolver.block("stage", stage, ("stages", i)) for i, stage in enumerate(model.stages)]
     loggers = [resolver.block("logger", logger, ("loggers", i)) for i, logger in enumerate(model.loggers)]
     names = [stage.name for stage in stages if stage is not None]
     for repeated in sorted({name for name in names if names.count(name) > 1}):
@@ -194,6 +194,14 @@ class _Resolver:
                 block = self.block(str(extra["plugin"]), getattr(options, name), (*path, name))
                 resolved[name] = {} if block is None else block.dump()
         return options.model_copy(update=resolved) if resolved else options
+
+
+def _selects(stage: dict[str, Any], registry: Registry) -> bool:
+    """Whether a stage block names a stage that selects its training images."""
+    try:
+        return registry.get("stage", str(stage.get("type"))).plugin.selects
+    except PluginError:
+        return False
 
 
 def _dotted(path: KeyPath) -> str:

@@ -80,8 +80,8 @@ def training_length(
     size = min(batch_size or defaults.batch_size, count)
     drop = defaults.drop_last if drop_last is None else drop_last
     an_epoch = count // size if drop else -(-count // size)
-    total = iterations or defaults.iterations or an_epoch * (defaults.epochs or 1)
-    return TrainingLength(total, size, drop)
+    published = defaults.iterations or an_epoch * (defaults.epochs or 1)
+    return TrainingLength(published if iterations is None else iterations, size, drop)
 
 
 class LengthOptions(Protocol):

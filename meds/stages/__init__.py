@@ -19,6 +19,7 @@ def meds_stages() -> Sequence[Plugin]:
             "meds.stages.memory:Memory",
             "Score training patches against sparse random memories.",
             options.MEMORY_RECIPES,
+            version="2",
         ),
         Plugin(
             "distill",
@@ -40,6 +41,7 @@ def meds_stages() -> Sequence[Plugin]:
             options.FitOptions,
             "meds.stages.fit:Fit",
             "Train the student on all images: the baseline.",
+            options.FIT_RECIPES,
         ),
         Plugin(
             "evaluate",

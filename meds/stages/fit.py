@@ -38,7 +38,7 @@ class Fit(Stage):
 
     def run(self, context: StageContext) -> None:
         """Train one student for each partition of the classes."""
-        context.output.info.update(distance="cosine")
+        context.output.info.update(distance=self.options.distance)
         for partition in context.partitions:
             student = context.new_student(partition.name)
             samples = [context.data.train[i] for i in partition.positions(context.data.train)]

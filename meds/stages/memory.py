@@ -65,6 +65,11 @@ class Memory(Stage):
                 own = [i for i, sample in enumerate(context.data.train) if sample.class_index == index]
                 search = self._search(context, index, own)
                 pool += [own[i] for i in search.candidates]
+                if len(search.candidates) < len(own):
+                    context.reporter.say(
+                        f"The memories of the class '{context.data.class_names[index]}' are drawn from "
+                        f"{len(search.candidates)} of its {len(own)} images (max_images)."
+                    )
                 for place, vectors in enumerate(search.vectors):
                     maps[own[place]] = search.score(vectors, place)
                     bar.advance()
@@ -159,31 +164,34 @@ class ClassMemory:
         return scores.float().reshape(self.grid).cpu()
 
     def _by_image(self, query: Tensor, excluded: int | None) -> Tensor:
-        count = len(self._pool)
+        total, count = len(self._pool), len(self._pool) - (excluded is not None)
         if self.options.estimator == "bootstrap":
             distances = from_cosine(self._index.every_image(query), self.options.distance)
-            return estimators.bootstrap_scores(distances, self._banks(count), excluded)
-        weights = self._weights(count - (excluded is not None))
+            return estimators.bootstrap_scores(distances, self._banks(total, count), excluded)
+        weights = self._weights(total, count)
         cosines = self._index.best_images(query, len(weights), excluded)
         return estimators.exact_scores(from_cosine(cosines, self.options.distance), weights)
 
     def _by_patch(self, query: Tensor, excluded: int | None) -> Tensor:
         pool = self._pool[estimators.without(range(len(self._pool)), excluded)].flatten(0, 1)
         if self.options.estimator == "bootstrap":
-            banks = self._banks(len(pool))
+            banks = self._banks(len(pool), len(pool))
             nearest = [from_cosine((query @ pool[bank].T).amax(dim=1), self.options.distance) for bank in banks]
             return torch.stack(nearest).mean(dim=0)
-        weights = self._weights(len(pool))
+        weights = self._weights(len(pool), len(pool))
         cosines = best_patches(query, pool, len(weights))
         return estimators.exact_scores(from_cosine(cosines, self.options.distance), weights)
 
-    def _weights(self, count: int) -> Tensor:
-        size = estimators.bank_size(self.options.ratio, count, self.options.bank_size)
-        return estimators.order_weights(count, size, self.options.replacement)
+    def _weights(self, total: int, count: int) -> Tensor:
+        return estimators.order_weights(count, self._size(total, count), self.options.replacement)
 
-    def _banks(self, count: int) -> Tensor:
-        size = estimators.bank_size(self.options.ratio, count, self.options.bank_size)
+    def _banks(self, total: int, count: int) -> Tensor:
+        size = self._size(total, count)
         return estimators.draw_banks(count, size, self.options.banks, self.options.replacement, self.seed)
+
+    def _size(self, total: int, count: int) -> int:
+        """Candidates in a bank: the ratio of `total`, the class's own image included, out of `count` candidates."""
+        return min(estimators.bank_size(self.options.ratio, total, self.options.bank_size), count)
 
 
 class MemoryScorer(Scorer):

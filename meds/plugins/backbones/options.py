@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from meds.core.registry import Options
 
@@ -12,8 +12,14 @@ from meds.core.registry import Options
 class CutOptions(Options):
     """Side of the encoder's input, and the side that images are resized to before it is cut out."""
 
-    image_size: int | None = None
-    resize: int | None = None
+    image_size: int | None = Field(
+        default=None, ge=8, description="Side of the square input in pixels; default: the model's own."
+    )
+    resize: int | None = Field(
+        default=None,
+        ge=8,
+        description="Side to which images are resized before the central `image_size` is cut; default: no cut.",
+    )
 
     @model_validator(mode="after")
     def _cut_fits(self) -> Self:

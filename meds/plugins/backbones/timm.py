@@ -13,23 +13,16 @@ from meds.plugins.backbones.options import CutOptions
 
 
 class TimmOptions(CutOptions):
-    """Options of the backbone `timm`.
+    """Options of the backbone `timm`."""
 
-    Attributes:
-        model: a name that timm knows, with or without a pretrained tag ("wide_resnet50_2.tv_in1k").
-        pretrained: False gives random weights, for tests; `weights` wins over it.
-        weights: a local torch or safetensors file; None lets timm fetch the weights (or take its cache).
-        image_size: side of the square input in pixels; None takes the model's own.
-        resize: side to which images are resized before the central `image_size` is cut; None: no cut.
-        seed: of the random weights.
-    """
-
-    model: str
-    pretrained: bool = True
-    weights: Path | None = None
-    image_size: int | None = Field(default=None, ge=8)
-    resize: int | None = Field(default=None, ge=8)
-    seed: int = 0
+    model: str = Field(
+        description='A name that timm knows, with or without a pretrained tag ("wide_resnet50_2.tv_in1k").'
+    )
+    pretrained: bool = Field(default=True, description="False gives random weights, for tests.")
+    weights: Path | None = Field(
+        default=None, description="A local torch or safetensors file; default: timm fetches the weights."
+    )
+    seed: int = Field(default=0, description="Seed of the random weights.")
 
 
 @hookimpl

