@@ -355,3 +355,21 @@ def test_registration_and_options() -> None:
         RDOptions(blocks=(0, 4, 6))
     with pytest.raises(PluginError, match="no entry of an RD4AD"):
         from_official({}, {"layer4.0.conv1.weight": torch.zeros(1)})
+
+
+def test_a_published_checkpoint_is_loaded(tmp_path: Path) -> None:
+    case = Detail()
+    parts: dict[str, dict[str, Tensor]] = {"bn": {}, "decoder": {}}
+    for name, value in case.tensors.items():
+        if name.startswith("state."):
+            head, _, rest = name.removeprefix("state.").partition(".")
+            parts[head][rest] = value.reshape(()) if rest.endswith("num_batches_tracked") else value
+    torch.save(parts, tmp_path / "wres50_bottle.pth")
+    student = student_for(case.features, weights=tmp_path / "wres50_bottle.pth")
+    for name, value in case.student.state_dict().items():
+        assert torch.equal(student.state_dict()[name], value)
+    torch.save({"bn": parts["bn"]}, tmp_path / "half.pth")
+    with pytest.raises(PluginError, match=r"half.pth' is no RD4AD checkpoint: it needs the tables 'bn' and 'decoder'"):
+        student_for(case.features, weights=tmp_path / "half.pth")
+    with pytest.raises(PluginError, match=r"wres50_bottle.pth' does not fit the model: '.*' has shape"):
+        student_for(random_features([4, 8, 16], [24, 12, 6]), weights=tmp_path / "wres50_bottle.pth")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from meds.core import files
 from meds.core.backbone import Backbone
 from meds.core.data import RunData
 from meds.core.errors import SpecError, UserError
-from meds.core.registry import Registration
+from meds.core.registry import Options, Registration
 from meds.core.spec import Block, Spec
 from meds.core.stage import Stage
 
@@ -42,7 +43,7 @@ def plan_stages(spec: Spec, data: RunData, backbone: Backbone, precision: str) -
         fingerprint = files.fingerprint(
             {
                 "stage": _identity(block.registration),
-                "options": block.options.model_dump(mode="json"),
+                "options": _values(block.options),
                 "inputs": {kind: planned[position].fingerprint for kind, position in inputs.items()},
                 "data": data.fingerprint if stage.sees_test_images() else data.training_fingerprint,
                 "backbone": backbone.fingerprint,
@@ -99,4 +100,13 @@ def _identity(registration: Registration) -> list[str]:
 
 
 def _student(spec: Spec) -> list[Any]:
-    return [_identity(spec.student.registration), spec.student.options.model_dump(mode="json")]
+    return [_identity(spec.student.registration), _values(spec.student.options)]
+
+
+def _values(options: Options) -> dict[str, Any]:
+    """An options model as plain data, with a file's content in place of its path."""
+    values = options.model_dump(mode="json")
+    for name, value in options.model_dump().items():
+        if isinstance(value, Path) and value.expanduser().is_file():
+            values[name] = files.sha256_file(value.expanduser())
+    return values

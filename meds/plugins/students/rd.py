@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -35,6 +36,9 @@ class RDOptions(Options):
     betas: tuple[Decay, Decay] = Field(default=(0.5, 0.999), description="Adam's decay rates.")
     batch_size: Count = Field(default=16, description="Images in a batch.")
     epochs: Count = Field(default=200, description="Passes over the training images.")
+    weights: Path | None = Field(
+        default=None, description="A checkpoint of the published code (its bottleneck and decoder) to start from."
+    )
 
 
 @hookimpl

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -20,10 +21,12 @@ from meds.core.backbone import Backbone, Layer
 from meds.core.errors import PluginError
 from meds.core.registry import Options, unknown_name
 from meds.core.student import EvaluationDefaults, Progress, Student, TrainingDefaults
+from meds.core.weights import load_checked, read_weights
 from meds.plugins.students.rd import RDOptions
 from meds.plugins.students.rd_blocks import Decoder, OneClassBottleneck
 
 STRIDES = (4, 8, 16)
+HALVES = ("bn", "decoder")
 
 
 def _at_least_float32(values: Tensor) -> Tensor:
@@ -50,6 +53,17 @@ class ReverseDistillation(Student):
             # Transposed convolutions keep torch's own start, as in the published code.
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if options.weights is not None:
+            self._load_checkpoint(options.weights)
+
+    def _load_checkpoint(self, path: Path) -> None:
+        source = f"The weights file '{path}'"
+        state = read_weights(path)
+        parts = {head: {n[len(head) + 1 :]: v for n, v in state.items() if n.startswith(f"{head}.")} for head in HALVES}
+        if not all(parts.values()):
+            raise PluginError(f"{source} is no RD4AD checkpoint: it needs the tables 'bn' and 'decoder'.")
+        heads = {f"heads.{name}": value for name, value in self.heads.state_dict().items()}
+        load_checked(self, from_official(parts["bn"], parts["decoder"]) | heads, source)
 
     @classmethod
     def layers_needed(cls, options: RDOptions, backbone: Backbone) -> tuple[str, ...]:
