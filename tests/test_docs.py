@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from meds.cli.app import app
+from meds.core.pipeline import Pipeline
 from meds.core.registry import load_registry
+from meds.core.runner import Runner, RunRequest
 from meds.core.spec import load_spec, resolve_spec
-from meds.core.spec_source import parse_spec
+from meds.core.spec_source import SpecSource, parse_spec
+from meds.core.stage import SilentReporter
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -54,6 +60,26 @@ def test_meds_commands_of_a_page_work(page: Path, monkeypatch: pytest.MonkeyPatc
 def test_python_of_a_page_compiles_and_imports(page: Path) -> None:
     for text in blocks(page, "python"):
         exec(compile(text, page.name, "exec"), {})
+
+
+@pytest.mark.parametrize("stages", ["plain", "meds"])
+def test_the_student_of_contributing_runs(
+    stages: str, tiny_spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    text = next(b for b in blocks(ROOT / "CONTRIBUTING.md", "python") if "class Squeeze(Student)" in b)
+    (tmp_path / "squeeze.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "squeeze", raising=False)
+    found = load_registry()
+    found.register_module(importlib.import_module("squeeze"), "squeeze", "1")
+    assert not found.broken
+    data = tiny_spec | {"student": {"type": "squeeze", "width": 4}}
+    if stages == "plain":
+        data["stages"] = [{"type": "fit", "iterations": 6, "batch_size": 4}, data["stages"][-1]]
+    pipeline = Pipeline(resolve_spec(SpecSource("spec", data), found), found)
+    metrics = Runner(pipeline, RunRequest(tmp_path / "run"), SilentReporter()).run()
+    assert metrics is not None
+    assert 0 <= metrics["mean"]["image_auroc"] <= 1
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
