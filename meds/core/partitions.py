@@ -34,10 +34,14 @@ def load_student(context: StageContext, artifact: Artifact, partition: Partition
 
 
 class StudentScorer(Scorer):
-    """Scores patches by the distance between the teacher's maps and a student's reconstruction."""
+    """Scores patches by comparing the teacher's maps with a student's reconstruction.
 
-    def __init__(self, context: StageContext, students: Sequence[Student], distance: Distance) -> None:
+    `own_maps`: compare as the student's paper does, not by the distance that it shares with the memory.
+    """
+
+    def __init__(self, context: StageContext, students: Sequence[Student], distance: Distance, own_maps: bool) -> None:
         self._context, self._students, self._distance = context, students, distance
+        self._own_maps = own_maps
         self.layers = context.student_layers()
 
     def group_maps(self, features: Sequence[Tensor], classes: Tensor) -> list[Tensor]:
@@ -51,7 +55,10 @@ class StudentScorer(Scorer):
             targets = student.targets(part)
             with self._context.runtime.autocast():
                 outputs = student(part, classes[rows])
-            maps = [patch_distance(t, o, self._distance) for t, o in zip(targets, outputs, strict=True)]
+            if self._own_maps:
+                maps = student.anomaly_maps(targets, outputs, self._distance)
+            else:
+                maps = [patch_distance(t, o, self._distance) for t, o in zip(targets, outputs, strict=True)]
             if not result:
                 result = [m.new_zeros((len(classes), *m.shape[1:])) for m in maps]
             for whole, some in zip(result, maps, strict=True):
@@ -62,4 +69,6 @@ class StudentScorer(Scorer):
 def student_scorer(context: StageContext, artifact: Artifact) -> StudentScorer:
     """The scorer of an artifact that holds students."""
     students = [load_student(context, artifact, partition) for partition in context.partitions]
-    return StudentScorer(context, students, artifact.info["distance"])
+    # A distilled student has learned to reproduce the memory's distances and nothing else.
+    own_maps = artifact.kind != "distilled-student"
+    return StudentScorer(context, students, artifact.info["distance"], own_maps)

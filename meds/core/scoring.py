@@ -75,7 +75,13 @@ def smooth(maps: Tensor, evaluation: EvaluationDefaults) -> Tensor:
 
 
 def image_scores(maps: Tensor, evaluation: EvaluationDefaults) -> Tensor:
-    """Image scores [B] of smoothed maps [B, S, S]: the maximum, or the mean of the largest pixels."""
+    """Image scores [B] of smoothed maps [B, S, S], see `EvaluationDefaults.image_score`.
+
+    A window that is larger than the map is cut to it.
+    """
+    if evaluation.image_score == "pooled-max":
+        window = min(evaluation.pool_window, *maps.shape[-2:])
+        return F.avg_pool2d(maps[:, None], window, stride=1).amax(dim=(1, 2, 3))
     flat = maps.reshape(maps.shape[0], -1)
     if evaluation.image_score == "max":
         return flat.amax(dim=1)

@@ -8,13 +8,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from meds.core.backbone import Backbone, Layer
 from meds.core.registry import Options
+
+if TYPE_CHECKING:
+    from meds.core.scoring import Distance
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,9 @@ class EvaluationDefaults:
     Each group's map is resized to `resize` (None: `map_size` at once) with align_corners as given and
     averaged, then resized to `map_size` with align_corners=False, then smoothed. `smoothing` is "none",
     "gaussian" (scipy's gaussian_filter, reflecting borders) or "gaussian5" (a 5x5 kernel with zero
-    padding), with `sigma` in pixels. `image_score` is "max" or the mean of the largest `top_fraction`
-    of the pixels. `mask_rule`: a resized mask pixel counts as a defect if it is over one half or if it
+    padding), with `sigma` in pixels. `image_score` is "max", the mean of the largest `top_fraction` of the
+    pixels ("top") or the largest mean of a square of `pool_window` pixels a side that lies wholly on the map
+    ("pooled-max"). `mask_rule`: a resized mask pixel counts as a defect if it is over one half or if it
     is anything but zero.
     """
 
@@ -60,8 +64,9 @@ class EvaluationDefaults:
     align_corners: bool = True
     smoothing: Literal["none", "gaussian", "gaussian5"] = "gaussian"
     sigma: float = 4.0
-    image_score: Literal["max", "top"] = "max"
+    image_score: Literal["max", "top", "pooled-max"] = "max"
     top_fraction: float = 0.01
+    pool_window: int = 16
     mask_rule: Literal["half", "any"] = "half"
 
 
@@ -104,3 +109,15 @@ class Student(nn.Module, ABC):
     @abstractmethod
     def evaluation_defaults(self) -> EvaluationDefaults:
         """Map size, smoothing and image score of the student's paper."""
+
+    def anomaly_maps(self, targets: Sequence[Tensor], outputs: Sequence[Tensor], distance: Distance) -> list[Tensor]:
+        """Anomaly maps for evaluation from what the last forward pass made, [B, H_i, W_i] float32 for each group.
+
+        Override it for a student whose paper measures differently; by default the patch distance. It is asked
+        only of a student that was trained on its own loss: memory, distillation and selection always use the
+        patch distance, which makes their scores comparable.
+        """
+        # scoring needs EvaluationDefaults from this module.
+        from meds.core.scoring import patch_distance
+
+        return [patch_distance(target, output, distance) for target, output in zip(targets, outputs, strict=True)]
