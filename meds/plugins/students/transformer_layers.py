@@ -1,0 +1,110 @@
+"""Building blocks that Dinomaly and INP-Former share: perceptrons, start values, tokens, the weighted loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NORM_EPSILON = 1e-8
+
+
+class Perceptron(nn.Module):
+    """Linear, GELU, linear; dropout on the hidden and the output values, and by choice on the input.
+
+    As a bottleneck it has neither a residual connection nor a norm. Names are those of published checkpoints.
+    """
+
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0, drop_input: bool = False) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+        self.drop_input = drop_input
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, N, C] -> [B, N, C]."""
+        if self.drop_input:
+            tokens = self.dropout(tokens)
+        result: Tensor = self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(tokens)))))
+        return result
+
+
+def layer_norm(width: int) -> nn.LayerNorm:
+    """A layer norm with the published epsilon of 1e-8."""
+    return nn.LayerNorm(width, eps=NORM_EPSILON)
+
+
+def start_values(module: nn.Module) -> None:
+    """Linear weights truncated normal (0.01, cut at 0.03), their biases 0."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.trunc_normal_(part.weight, std=0.01, a=-0.03, b=0.03)
+            nn.init.zeros_(part.bias)
+
+
+def split_heads(tokens: Tensor, heads: int) -> Tensor:
+    """[B, N, C] -> [B, heads, N, C / heads]."""
+    batch, count, width = tokens.shape
+    return tokens.view(batch, count, heads, width // heads).transpose(1, 2)
+
+
+def join_heads(values: Tensor) -> Tensor:
+    """[B, heads, N, D] -> [B, N, heads * D]."""
+    return values.transpose(1, 2).flatten(2)
+
+
+def to_tokens(maps: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, H * W, C], row by row."""
+    return maps.flatten(2).transpose(1, 2)
+
+
+def to_map(tokens: Tensor, height: int, width: int) -> Tensor:
+    """[B, H * W, C] -> [B, C, H, W]."""
+    return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, height, width)
+
+
+def group_outputs(blocks: Sequence[Tensor], groups: int) -> list[Tensor]:
+    """Means of the decoder's outputs by group: the last blocks belong to the first, shallowest group."""
+    share = len(blocks) // groups
+    backwards = list(reversed(blocks))
+    return [torch.stack(backwards[i * share : (i + 1) * share]).mean(dim=0) for i in range(groups)]
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """float64 stays, everything else becomes float32."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+class _ScaleGradient(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by weights."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor, weights: Tensor) -> Tensor:
+        context.save_for_backward(weights)
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * context.saved_tensors[0], None
+
+
+def weighted_global_cosine(
+    targets: Sequence[Tensor], outputs: Sequence[Tensor], weigh: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Mean over groups and images of 1 - cos of whole maps [B, C, H, W], with the gradient weighted by patch.
+
+    `weigh` turns the patch distances 1 - cos over channels, [B, 1, H, W] without a gradient, into factors of the
+    gradient that reaches the output at that patch. The value of the loss does not depend on them.
+    """
+    terms = []
+    for target, output in zip(targets, outputs, strict=True):
+        teacher, student = at_least_float32(target.detach()), at_least_float32(output)
+        with torch.no_grad():
+            weights = weigh(1 - F.cosine_similarity(teacher, student, dim=1)[:, None])
+        scaled: Tensor = _ScaleGradient.apply(student, weights)
+        terms.append((1 - F.cosine_similarity(teacher.flatten(1), scaled.flatten(1), dim=1)).mean())
+    return torch.stack(terms).mean()

@@ -1,0 +1,290 @@
+"""Dinomaly against recorded numbers of the published code, and its behaviour on other encoders and odd input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformer_cases import FakeBackbone, Recorded, close, fake_vit
+
+from meds.core.backbone import Layer
+from meds.core.errors import PluginError
+from meds.core.scoring import image_scores, patch_distance, pixel_map, smooth
+from meds.core.student import EvaluationDefaults, Progress
+from meds.plugins.students.dinomaly import DinomalyOptions
+from meds.plugins.students.dinomaly_network import Dinomaly, mining_weights
+from meds.plugins.students.learning_rates import warm_cosine
+from meds.plugins.students.teacher_groups import Projection, block_groups
+
+PUBLISHED = {"heads": 4, "attention_epsilon": 0.0, "dropout": 0.0}
+
+
+def recorded(dtype: torch.dtype = torch.float32, **options) -> Recorded:
+    return Recorded("dinomaly_detail.safetensors", Dinomaly, DinomalyOptions(**PUBLISHED | options), dtype)
+
+
+@pytest.fixture
+def case() -> Recorded:
+    return recorded()
+
+
+def test_teacher_and_student_groups(case: Recorded) -> None:
+    with torch.inference_mode():
+        targets, outputs = case.run()
+        for i, (target, output) in enumerate(zip(targets, outputs, strict=True)):
+            close(target, case.tensors[f"output.encoder_group.{i}"], 1e-6)
+            close(output, case.tensors[f"output.decoder_group.{i}"], 3e-6)
+            close(patch_distance(target, output), case.tensors[f"output.distance.{i}"], 1e-5)
+
+
+def test_every_step_of_the_network(case: Recorded) -> None:
+    seen: dict[str, Tensor] = {}
+    for name, module in (
+        ("bottleneck", case.student.bottleneck[0]),
+        ("decoder_block.0", case.student.decoder[0]),
+        ("decoder_block.7", case.student.decoder[7]),
+    ):
+        module.register_forward_hook(lambda _, given, out, name=name: seen.update({name: out, f"{name}.in": given[0]}))
+    with torch.inference_mode():
+        case.run()
+    close(seen["bottleneck.in"], case.tensors["output.fused_tokens"], 1e-6)
+    for name in ("bottleneck", "decoder_block.0", "decoder_block.7"):
+        close(seen[name], case.tensors[f"output.{name}"], 3e-6)
+
+
+@pytest.mark.parametrize("size", ["input", 96, 256])
+def test_maps_and_image_scores(case: Recorded, size) -> None:
+    with torch.inference_mode():
+        targets, outputs = case.run()
+        evaluation = case.student.evaluation_defaults()
+        assert (evaluation.resize, evaluation.map_size, evaluation.mask_rule) == (140, 256, "any")
+        side = evaluation.resize if size == "input" else size
+        evaluation = EvaluationDefaults(**{**vars(evaluation), "map_size": side})
+        maps = pixel_map([patch_distance(t, o) for t, o in zip(targets, outputs, strict=True)], evaluation)
+        smoothed = smooth(maps, evaluation)
+    step = {"input": 1, 96: 1, 256: 4}[size]
+    suffix = "_every4th" if size == 256 else ""
+    close(maps[:, None, ::step, ::step], case.tensors[f"output.map_{size}{suffix}"], 1e-5)
+    if size == "input":
+        close(smoothed[:, None, ::2, ::2], case.tensors["output.map_input_smoothed_every2nd"], 1e-5)
+    else:
+        close(smoothed[:, None, ::step, ::step], case.tensors[f"output.map_{size}_smoothed{suffix}"], 1e-5)
+    close(image_scores(smoothed, evaluation), case.tensors[f"output.score.{size}.top1pct"], 1e-5)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.45, 0.9])
+def test_hard_mining_marks_the_same_patches(case: Recorded, rate: float) -> None:
+    with torch.inference_mode():
+        for i in range(2):
+            distances = case.tensors[f"output.distance.{i}"][:, None]
+            weights = mining_weights(distances, rate, 0.1)
+            assert torch.equal(weights < 1, case.tensors[f"mining.easy.p{rate}.{i}"].bool())
+    assert int(case.tensors[f"mining.k.p{rate}"]) == int(200 * (1 - rate))
+    assert float(case.loss(round(1000 * rate / 0.9))) == pytest.approx(
+        float(case.tensors["loss.global_cosine"]), rel=1e-6
+    )
+
+
+def test_gradients_with_hard_mining(case: Recorded) -> None:
+    targets, outputs = case.run()
+    for output in outputs:
+        output.retain_grad()
+    case.student.loss(targets, outputs, Progress(5000, 10_000)).backward()
+    for i, output in enumerate(outputs):
+        close(output.grad, case.tensors[f"mining.grad_group.p0.9.{i}"], 1e-5)
+    gradients = dict(case.student.named_parameters())
+    for name, wanted in case.below("grad.hard_mining_p0.9.").items():
+        close(gradients[name].grad, wanted, 1e-4)
+    norms = torch.stack([p.grad.norm() for p in case.parameters()])
+    close(norms, case.tensors["grad_norm_each.hard_mining_p0.9"], 1e-5)
+
+
+def test_three_steps_in_float64() -> None:
+    case = recorded(torch.float64)
+    losses, _ = case.steps([1000] * 3, [2e-3] * 3)
+    assert losses == pytest.approx(case.tensors["steps64.loss"].tolist(), rel=1e-9)
+    state = case.student.state_dict()
+    for name, wanted in case.below("steps64.state_after_3.").items():
+        close(state[name], wanted, 1e-6)
+
+
+def test_three_steps_in_float32(case: Recorded) -> None:
+    before = [p.detach().clone() for p in case.parameters()]
+    losses, norms = case.steps([1000] * 3, [2e-3] * 3)
+    assert losses == pytest.approx(case.tensors["steps.loss"].tolist(), rel=1e-4)
+    assert norms == pytest.approx(case.tensors["steps.grad_norm"].tolist(), rel=1e-3)
+    allowed = dict(zip(case.order, case.tensors["steps.fp32_error_each"].tolist(), strict=True))
+    state = case.student.state_dict()
+    for name, wanted in case.below("steps.state_after_3.").items():
+        assert (state[name] - wanted).abs().max() <= max(10 * allowed[name], 1e-5)
+    moved = [(p - b).norm().item() for p, b in zip(case.parameters(), before, strict=True)]
+    assert moved == pytest.approx(case.tensors["steps.delta_norm_each"].tolist(), rel=1e-2)
+
+
+def test_the_first_iterations_of_the_published_loop(case: Recorded) -> None:
+    rates = [case.student.training_defaults().learning_rate(i, 1000) for i in range(3)]
+    assert rates == pytest.approx(case.tensors["warm.lr"].tolist())
+    before = {name: p.detach().clone() for name, p in case.student.named_parameters()}
+    losses, _ = case.steps([0, 1, 2], rates)
+    assert losses == pytest.approx(case.tensors["warm.loss"].tolist(), rel=1e-6)
+    after = dict(case.student.named_parameters())
+    for name, wanted in case.below("warm.delta_after_3.").items():
+        close(1e4 * (after[name] - before[name]).detach(), wanted, 1e-3)
+
+
+def test_learning_rates(case: Recorded) -> None:
+    rate = case.student.training_defaults().learning_rate
+    assert [rate(i, 1000) for i in range(301)] == pytest.approx(case.tensors["schedule.lr_0_300"].tolist())
+    assert [rate(i, 1000) for i in range(995, 1005)] == pytest.approx(case.tensors["schedule.lr_995_1004"].tolist())
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 8, 40])
+def test_short_trainings_have_a_short_rise(total: int) -> None:
+    rates = [warm_cosine(i, total, 1.0, 0.1, 100) for i in range(total)]
+    assert max(rates) == 1.0
+    assert rates.index(max(rates)) <= total // 4
+    assert all(0 <= rate <= 1 for rate in rates)
+
+
+def test_dropout_acts_on_input_hidden_and_output(case: Recorded) -> None:
+    masks = iter([case.tensors[f"dropout.kept.on_{place}"] / 0.8 for place in ("input", "hidden", "output")])
+
+    class Kept(nn.Module):
+        def forward(self, values: Tensor) -> Tensor:
+            return values * next(masks)
+
+    bottleneck = case.student.bottleneck[0]
+    bottleneck.dropout = Kept()
+    close(bottleneck(case.tensors["dropout.input"]), case.tensors["dropout.output"], 1e-5)
+    assert next(masks, None) is None
+    fresh = recorded(dropout=0.2).student
+    assert fresh.bottleneck[0].dropout.p == 0.2
+    assert {m.p for m in fresh.decoder.modules() if isinstance(m, nn.Dropout)} == {0.0}
+
+
+def test_start_values() -> None:
+    student = Dinomaly(DinomalyOptions(), [Layer("block2+block3", 128, 4, 4), Layer("block6+block7", 128, 4, 4)], ["a"])
+    for module in student.modules():
+        if isinstance(module, nn.Linear):
+            assert module.weight.abs().max() <= 0.03
+            assert module.weight.std().item() == pytest.approx(0.01, rel=0.1)
+            assert not module.bias.any()
+
+
+def test_parameter_count_of_the_published_size() -> None:
+    with torch.device("meta"):
+        layers = [Layer("block2+block3+block4+block5", 768, 28, 28), Layer("block6+block7+block8+block9", 768, 28, 28)]
+        student = Dinomaly(DinomalyOptions(), layers, ["a"])
+    assert student.heads == 12
+    assert sum(p.numel() for p in student.parameters()) == 61_425_408
+
+
+def test_groups_of_vits() -> None:
+    options = DinomalyOptions()
+    assert block_groups(12) == [[f"block{i}" for i in range(2, 6)], [f"block{i}" for i in range(6, 10)]]
+    assert block_groups(24) == [[f"block{i}" for i in (4, 6, 8, 10)], [f"block{i}" for i in (12, 14, 16, 18)]]
+    names = Dinomaly.layers_needed(options, fake_vit())
+    assert names == (
+        "block2+block3+block4+block5",
+        "block6+block7+block8+block9",
+        "prefix2+prefix3+prefix4+prefix5",
+        "prefix6+prefix7+prefix8+prefix9",
+    )
+    assert Dinomaly.layers_needed(options, fake_vit(prefix=0)) == names[:2]
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 5])
+def test_unequal_groups_and_odd_grids(tokens: int) -> None:
+    options = DinomalyOptions(layers=[["block1"], ["block2", "block3"]], depth=4, heads=2)
+    backbone = fake_vit(6, 32, prefix=tokens)
+    names = Dinomaly.layers_needed(options, backbone)
+    shapes = [(32, 1, tokens) if name.startswith("prefix") else (32, 3, 5) for name in names]
+    student = Dinomaly(options, [Layer(n, *s) for n, s in zip(names, shapes, strict=True)], ["a"])
+    features = [torch.randn(1, *shape) for shape in shapes]
+    torch.testing.assert_close(student.fused(features[:2]), (features[0] + 2 * features[1]) / 3)
+    outputs = student(features, torch.zeros(1, dtype=torch.int64))
+    assert [o.shape for o in outputs] == [(1, 32, 3, 5)] * 2
+
+
+CNN = [
+    Layer(f"stride{s}", c, 112 * 2 // s, 112 * 2 // s, signed=True) for s, c in ((4, 24), (8, 40), (16, 112), (32, 320))
+]
+
+
+def test_on_a_cnn() -> None:
+    options = DinomalyOptions(width=64, depth=4)
+    backbone = FakeBackbone(CNN, "cnn", 224)
+    names = Dinomaly.layers_needed(options, backbone)
+    assert names == ("stride8@14", "stride16@14")
+    student = Dinomaly(options, [backbone.layer(name) for name in names], ["a"])
+    features = [torch.randn(2, 40, 14, 14), 100 * torch.randn(2, 112, 14, 14)]
+    targets = student.targets(features)
+    assert [t.shape for t in targets] == [(2, 64, 14, 14)] * 2
+    assert [round(t.square().mean().item() * 64 / c, 1) for t, c in zip(targets, (40, 64), strict=True)] == [1.0, 1.0]
+    loss = student.loss(targets, student(features, torch.zeros(2, dtype=torch.int64)), Progress(0, 10))
+    loss.backward()
+    assert all(p.grad is not None for p in student.parameters())
+
+
+def test_a_projection_keeps_angles_and_never_changes() -> None:
+    torch.manual_seed(1)
+    first = Projection([40, 300], 64)
+    torch.manual_seed(2)
+    again = Projection([40, 300], 64)
+    assert all(torch.equal(a, b) for a, b in zip(first.buffers(), again.buffers(), strict=True))
+    maps = [torch.randn(2, 40, 3, 3), torch.randn(2, 300, 3, 3)]
+    small, large = first(maps)
+    torch.testing.assert_close(
+        torch.cosine_similarity(small[0], small[1], dim=0), torch.cosine_similarity(maps[0][0], maps[0][1], dim=0)
+    )
+    assert large.shape == (2, 64, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "backbone", "sentence"),
+    [
+        ({"layers": [["block2"], ["block99"]]}, fake_vit(), "asks for the layer 'block99', which the backbone 'fake'"),
+        ({"depth": 7}, fake_vit(), "cannot share 7 decoder blocks among 2 groups"),
+        ({"layers": []}, fake_vit(), "cannot share 8 decoder blocks among 0 groups"),
+        (
+            {},
+            FakeBackbone(CNN[:2], "cnn", 224),
+            "needs maps at strides 8 and 16, but the backbone 'fake' at 224 pixels has none at stride 16",
+        ),
+        (
+            {"layers": [["stride8", "stride16"]]},
+            FakeBackbone(CNN, "cnn", 224),
+            "differ in channels: put them into groups",
+        ),
+    ],
+)
+def test_encoders_that_do_not_fit(options, backbone, sentence: str) -> None:
+    with pytest.raises(PluginError, match=sentence):
+        Dinomaly.layers_needed(DinomalyOptions(**options), backbone)
+
+
+def test_heads_must_divide_the_width() -> None:
+    with pytest.raises(PluginError, match="cannot split 32 channels among 5 heads: set 'heads'"):
+        Dinomaly(DinomalyOptions(heads=5), [Layer("block1", 32, 4, 4), Layer("block2", 32, 4, 4)], ["a"])
+
+
+def test_a_published_checkpoint_is_loaded(case: Recorded, tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    torch.save(case.below("state.") | {"encoder.cls_token": torch.zeros(1)}, path)
+    loaded = recorded(weights=path).student
+    for name, value in case.below("state.").items():
+        assert torch.equal(loaded.state_dict()[name], value)
+    with pytest.raises(PluginError, match=r"does not fit the model: 'decoder.6.attn.proj.bias' is unexpected"):
+        recorded(weights=path, depth=6)
+
+
+def test_bf16_trains_and_epsilon_keeps_it_finite(case: Recorded) -> None:
+    case.student.decoder[0].attn.epsilon = 1e-6
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = case.student(case.features, case.classes)
+    loss = case.student.loss(case.student.targets(case.features), outputs, Progress(500, 1000))
+    loss.backward()
+    assert float(loss) == pytest.approx(float(case.tensors["loss.global_cosine"]), rel=2e-2)
+    assert all(torch.isfinite(p.grad).all() for p in case.student.parameters())

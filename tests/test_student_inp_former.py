@@ -1,0 +1,196 @@
+"""INP-Former against recorded numbers of the published code, and whole runs of both transformer students."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformer_cases import Recorded, close, fake_vit
+
+from meds.core.backbone import Layer
+from meds.core.errors import PluginError
+from meds.core.scoring import image_scores, patch_distance, pixel_map, smooth
+from meds.core.student import EvaluationDefaults, Progress
+from meds.plugins.students.inp_former import INPFormerOptions
+from meds.plugins.students.inp_former_network import INPFormer, gathering_loss, mining_weights
+from meds.plugins.students.transformer_layers import to_tokens
+
+# Softmax does not see a constant added to all scores: this half of the bias moves by rounding noise only.
+NOISE = "aggregation.0.attn.kv.bias"
+
+
+def recorded(dtype: torch.dtype = torch.float32, **options) -> Recorded:
+    return Recorded("inp_former_detail.safetensors", INPFormer, INPFormerOptions(**{"heads": 4} | options), dtype)
+
+
+@pytest.fixture
+def case() -> Recorded:
+    return recorded()
+
+
+def test_teacher_and_student_groups(case: Recorded) -> None:
+    with torch.inference_mode():
+        targets, outputs = case.run()
+        for i, (target, output) in enumerate(zip(targets, outputs, strict=True)):
+            close(target, case.tensors[f"output.encoder_group.{i}"], 1e-6)
+            close(output, case.tensors[f"output.decoder_group.{i}"], 2e-5)
+            close(patch_distance(target, output), case.tensors[f"output.distance.{i}"], 1e-5)
+
+
+def test_every_step_of_the_network(case: Recorded) -> None:
+    seen: dict[str, Tensor] = {}
+    modules = {"bottleneck": case.student.bottleneck[0], "inps": case.student.aggregation[0]}
+    modules |= {f"decoder_block.{i}": case.student.decoder[i] for i in (0, 7)}
+    for name, module in modules.items():
+        module.register_forward_hook(lambda _, given, out, name=name: seen.update({name: out, f"{name}.in": given[0]}))
+    with torch.inference_mode():
+        case.run()
+    close(seen["bottleneck.in"], case.tensors["output.fused_tokens"], 1e-6)
+    for name in modules:
+        close(seen[name], case.tensors[f"output.{name}"], 2e-5)
+    assert case.student._gathering is None, "nothing is kept where no gradient is wanted"
+
+
+@pytest.mark.parametrize("size", ["input", 96, 256])
+def test_maps_and_image_scores(case: Recorded, size) -> None:
+    with torch.inference_mode():
+        targets, outputs = case.run()
+        evaluation = case.student.evaluation_defaults()
+        assert (evaluation.resize, evaluation.map_size, evaluation.mask_rule) == (126, 256, "half")
+        side = evaluation.resize if size == "input" else size
+        evaluation = EvaluationDefaults(**{**vars(evaluation), "map_size": side})
+        maps = pixel_map([patch_distance(t, o) for t, o in zip(targets, outputs, strict=True)], evaluation)
+        smoothed = smooth(maps, evaluation)
+    step, suffix = (4, "_every4th") if size == 256 else (1, "")
+    close(maps[:, None, ::step, ::step], case.tensors[f"output.map_{size}{suffix}"], 1e-5)
+    close(image_scores(smoothed, evaluation), case.tensors[f"output.score.{size}.top1pct"], 1e-5)
+
+
+def test_losses_and_gradients(case: Recorded) -> None:
+    tokens = case.tensors["output.fused_tokens"]
+    gather = gathering_loss(tokens, case.tensors["output.inps"])
+    assert float(gather) == pytest.approx(float(case.tensors["loss.gather"]), rel=1e-5)
+    targets, outputs = case.run()
+    for output in outputs:
+        output.retain_grad()
+    loss = case.student.loss(targets, outputs, Progress(0, 10))
+    assert float(loss) == pytest.approx(float(case.tensors["loss.total"]), rel=1e-5)
+    loss.backward()
+    for i, output in enumerate(outputs):
+        close(output.grad, case.tensors[f"mining.grad_group.total.{i}"], 1e-4)
+        weights = mining_weights(case.tensors[f"output.distance.{i}"][:, None], 3.0)
+        close(weights, case.tensors[f"mining.factor.{i}"], 1e-5)
+    gradients = dict(case.student.named_parameters())
+    for name, wanted in case.below("grad.total.").items():
+        if name != NOISE:
+            close(gradients[name].grad, wanted, 1e-3)
+    width = len(wanted := case.tensors[f"grad.total.{NOISE}"]) // 2
+    close(gradients[NOISE].grad[width:], wanted[width:], 1e-3)
+
+
+def test_the_gathering_loss_is_used_once(case: Recorded) -> None:
+    targets, outputs = case.run()
+    whole = case.student.loss(targets, outputs, Progress(0, 10))
+    without = case.student.loss(targets, outputs, Progress(0, 10))
+    assert float(without) == pytest.approx(float(case.tensors["loss.soft_mining"]), rel=1e-5)
+    assert float(whole - without) == pytest.approx(0.2 * float(case.tensors["loss.gather"]), rel=1e-4)
+
+
+def test_prototypes_are_gathered_from_patches_alone(case: Recorded) -> None:
+    tokens = to_tokens(case.student.fused(case.features))
+    prototypes = case.student.prototypes_of(tokens)
+    nearest = 1 - torch.cosine_similarity(tokens[:, :, None], prototypes[:, None], dim=3)
+    close(nearest.amin(dim=2), case.tensors["output.gather.distance"], 1e-5)
+    assert torch.equal(nearest.argmin(dim=2), case.tensors["output.gather.index"].long())
+
+
+def test_three_steps_in_float64() -> None:
+    case = recorded(torch.float64)
+    losses, _ = case.steps([0, 1, 2], [1e-3] * 3)
+    assert losses == pytest.approx(case.tensors["steps64.loss"].tolist(), rel=1e-9)
+    state = case.student.state_dict()
+    for name, wanted in case.below("steps64.state_after_3.").items():
+        found = state[name]
+        if name == NOISE:
+            found, wanted = found[len(found) // 2 :], wanted[len(wanted) // 2 :]
+        close(found, wanted, 1e-6)
+
+
+def test_three_steps_in_float32(case: Recorded) -> None:
+    losses, norms = case.steps([0, 1, 2], [1e-3] * 3)
+    assert losses == pytest.approx(case.tensors["steps.loss"].tolist(), rel=1e-4)
+    assert norms == pytest.approx(case.tensors["steps.grad_norm"].tolist(), rel=1e-3)
+    allowed = dict(zip(case.order, case.tensors["steps.fp32_error_each"].tolist(), strict=True))
+    state = case.student.state_dict()
+    for name, wanted in case.below("steps.state_after_3.").items():
+        if name != NOISE:
+            assert (state[name] - wanted).abs().max() <= max(10 * allowed[name], 1e-5)
+
+
+def test_the_first_iterations_of_the_published_loop(case: Recorded) -> None:
+    rates = [case.student.training_defaults().learning_rate(i, 1000) for i in range(3)]
+    assert rates == pytest.approx(case.tensors["warm.lr"].tolist())
+    before = {name: p.detach().clone() for name, p in case.student.named_parameters()}
+    losses, _ = case.steps([0, 1, 2], rates)
+    assert losses == pytest.approx(case.tensors["warm.loss"].tolist(), rel=1e-6)
+    after = dict(case.student.named_parameters())
+    for name, wanted in case.below("warm.delta_after_3.").items():
+        close(1e4 * (after[name] - before[name]).detach(), wanted, 1e-3)
+
+
+def test_parameter_count_of_the_published_size() -> None:
+    with torch.device("meta"):
+        layers = [Layer("block2+block3+block4+block5", 768, 28, 28), Layer("block6+block7+block8+block9", 768, 28, 28)]
+        student = INPFormer(INPFormerOptions(), layers, ["a"])
+    assert sum(p.numel() for p in student.parameters()) == 68_517_984
+
+
+def test_no_prefix_tokens_are_asked_for() -> None:
+    names = INPFormer.layers_needed(INPFormerOptions(), fake_vit())
+    assert names == ("block2+block3+block4+block5", "block6+block7+block8+block9")
+
+
+def test_start_values() -> None:
+    layers = [Layer("block1", 64, 4, 4), Layer("block2", 64, 4, 4)]
+    student = INPFormer(INPFormerOptions(prototypes=200), layers, ["a"])
+    assert student.prototype_token.std().item() == pytest.approx(1, rel=0.05)
+    assert all(m.weight.abs().max() <= 0.03 for m in student.modules() if isinstance(m, nn.Linear))
+
+
+def test_a_published_checkpoint_is_loaded(case: Recorded, tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    torch.save(case.below("state.") | {"encoder.cls_token": torch.zeros(1)}, path)
+    loaded = recorded(weights=path).student
+    for name, value in case.below("state.").items():
+        assert torch.equal(loaded.state_dict()[name], value)
+    with pytest.raises(PluginError, match=r"'prototype_token' has shape \(6, 48\) instead of \(4, 48\)"):
+        recorded(weights=path, prototypes=4)
+
+
+def test_bf16_trains(case: Recorded) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = case.student(case.features, case.classes)
+    loss = case.student.loss(case.student.targets(case.features), outputs, Progress(0, 10))
+    loss.backward()
+    assert float(loss) == pytest.approx(float(case.tensors["loss.total"]), rel=2e-2)
+    assert all(torch.isfinite(p.grad).all() for p in case.student.parameters())
+
+
+ENCODERS = {
+    "vit": {"type": "timm", "model": "vit_tiny_patch16_224", "pretrained": False, "image_size": 64},
+    "cnn": {"type": "efficientnet-lite0", "pretrained": False, "image_size": 64},
+}
+
+
+@pytest.mark.parametrize("encoder", ["vit", "cnn"])
+@pytest.mark.parametrize("student", ["dinomaly", "inp-former"])
+def test_whole_runs(project: Any, tiny_spec: dict[str, Any], student: str, encoder: str) -> None:
+    tiny_spec["backbone"] = ENCODERS[encoder]
+    tiny_spec["student"] = {"type": student, "depth": 2, "width": 32, "patch_size": 16}
+    tiny_spec["stages"][-1]["map_size"] = 32
+    project.run_well(spec=tiny_spec)
+    metrics = project.json("metrics.json")
+    assert 0 <= metrics["mean"]["image_auroc"] <= 1
