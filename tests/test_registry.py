@@ -17,12 +17,12 @@ from meds.core.hookspecs import hookimpl
 from meds.core.registry import KINDS, OWN_DISTRIBUTION, Options, Plugin, Registry, load_registry, registry
 
 BUILT_IN = {
-    "dataset": {"elpv", "folder", "mvtec", "synthetic"},
-    "backbone": {"efficientnet-lite0", "timm"},
-    "student": {"rd"},
+    "dataset": {"elpv", "folder", "mvtec", "real-iad", "synthetic", "visa"},
+    "backbone": {"dinov2-small", "efficientnet-lite0", "timm"},
+    "student": {"dinomaly", "hvq", "inp-former", "rd"},
     "stage": {"memory", "distill", "select-finetune", "fit", "evaluate"},
     "selection rule": {"median-mad"},
-    "noise protocol": {"inject"},
+    "noise protocol": {"inject", "list"},
     "logger": set(),
 }
 

@@ -8,13 +8,13 @@ from typing import Any
 from meds.cli.console import console, new_table
 
 TITLES = {
-    "image_auroc": "image AUROC",
-    "image_ap": "image AP",
-    "image_f1max": "image F1-max",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_ap": "pixel AP",
-    "pixel_f1max": "pixel F1-max",
-    "pixel_aupro": "AUPRO",
+    "image_auroc": "image\nAUROC",
+    "image_ap": "image\nAP",
+    "image_f1max": "image\nF1-max",
+    "pixel_auroc": "pixel\nAUROC",
+    "pixel_ap": "pixel\nAP",
+    "pixel_f1max": "pixel\nF1-max",
+    "pixel_aupro": "pixel\nAUPRO",
 }
 
 
@@ -35,7 +35,7 @@ def show_metrics(metrics: Mapping[str, Any]) -> None:
 
 
 def _show_ranking(ranking: Mapping[str, Mapping[str, float | None]]) -> None:
-    titles = ("AUROC", "AUPRC", "inspection depth")
+    titles = ("AUROC", "AUPRC", "inspection\ndepth")
     table = new_table("class", *titles, title="Ranking of the training images (percent)", numbers=titles)
     for name, row in ranking.items():
         table.add_row(name, percent(row["auroc"]), percent(row["auprc"]), percent(row["inspection_depth"]))

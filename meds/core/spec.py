@@ -124,7 +124,8 @@ def resolve_spec(source: SpecSource, registry: Registry) -> Spec:
     dataset = resolver.block("dataset", model.dataset, ("dataset",))
     noise = None
     if model.noise is not None:
-        noise = resolver.block("noise protocol", {"type": "inject", **model.noise}, ("noise",))
+        default = "list" if "list" in model.noise else "inject"
+        noise = resolver.block("noise protocol", {"type": default, **model.noise}, ("noise",))
     backbone = resolver.block("backbone", model.backbone, ("backbone",))
     resolver.selecting = any(_selects(stage, registry) for stage in model.stages)
     student = resolver.block("student", model.student, ("student",))

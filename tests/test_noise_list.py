@@ -1,0 +1,101 @@
+"""The noise protocol list: exactly the images that a file names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from meds.core.dataset import Record
+from meds.core.errors import DataError, SpecError
+from meds.core.registry import load_registry
+from meds.core.spec import resolve_spec
+from meds.core.spec_source import parse_spec
+from meds.plugins.noise_list import ListOptions, ListProtocol
+
+
+def record(name: str, split: str, defect: str, stem: str) -> Record:
+    return Record(f"/data/{name}/anywhere/{stem}.png", name, split, int(defect != "good"), defect)
+
+
+RECORDS = [
+    *(record("bottle", "train", "good", f"00{i}") for i in range(4)),
+    *(record("bottle", "test", "good", f"00{i}") for i in range(2)),
+    *(record("bottle", "test", "broken", f"00{i}") for i in range(3)),
+    *(record("bottle", "test", "dirty", f"00{i}") for i in range(2)),
+]
+
+
+def write(folder: Path, *rows: str, header: str = "filename,clsname") -> Path:
+    path = folder / "list.csv"
+    path.write_text("\n".join([header, *(f"{row},x" for row in rows), ""]))
+    return path
+
+
+def protocol(path: Path, overlap: bool = True) -> ListProtocol:
+    return ListProtocol(ListOptions(list=path, overlap=overlap))
+
+
+ROWS = (
+    "bottle/test/dirty/001.png",
+    "bottle/train/good/003.png",
+    "bottle/train/good/000.png",
+    "cable/train/good/000.png",
+)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_the_training_set_is_the_list(tmp_path: Path, overlap: bool) -> None:
+    result = protocol(write(tmp_path, *ROWS), overlap).apply(RECORDS)
+    assert [(r.defect, Path(r.path).stem) for r in result.train] == [("good", "000"), ("good", "003"), ("dirty", "001")]
+    assert result.injected == (False, False, True)
+    assert {r.split for r in result.train} == {"train"}
+    assert len(result.test) == (7 if overlap else 6)
+    noise = result.report.classes["bottle"]
+    assert (noise.normals, noise.injected, noise.dropped_normals, noise.ratio_of_normal) == (2, 1, 2, 0.5)
+    assert result.report.as_dict()["overlap"] is overlap
+
+
+def test_an_image_may_be_listed_twice(tmp_path: Path) -> None:
+    result = protocol(write(tmp_path, *ROWS, ROWS[0])).apply(RECORDS)
+    assert result.injected == (False, False, True, True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ((*ROWS, "bottle/test/dirty/009.png"), r"list.csv:6: the data set has no image 'bottle/test/dirty/009.png'"),
+        (("bottle/009.png",), r"list.csv:2: 'bottle/009.png' is no path of the form <class>/train/good/<file>"),
+        (ROWS[3:], r"list.csv: names no image of the class 'bottle'; leave it out with `dataset.classes`"),
+    ],
+)
+def test_mistakes_in_the_list(tmp_path: Path, rows: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence):
+        protocol(write(tmp_path, *rows)).apply(RECORDS)
+
+
+def test_files_that_are_no_list(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"list.csv:1: has no column 'filename'"):
+        protocol(write(tmp_path, header="path,class")).apply(RECORDS)
+    with pytest.raises(DataError, match=r"nothing.csv: the noise list cannot be read .*; check `noise.list`"):
+        protocol(tmp_path / "nothing.csv").apply(RECORDS)
+
+
+SPEC = """
+name: a
+dataset: {type: synthetic}
+noise: {NOISE}
+backbone: {type: efficientnet-lite0, pretrained: false}
+student: {type: rd}
+stages: [{type: memory}, {type: evaluate}]
+"""
+
+
+def test_a_list_in_a_spec_chooses_this_protocol() -> None:
+    registry = load_registry()
+    spec = resolve_spec(parse_spec(SPEC.replace("NOISE", "list: some.csv"), "spec.yaml"), registry)
+    assert spec.noise is not None
+    assert spec.noise.dump() == {"type": "list", "list": "some.csv", "overlap": True}
+    assert resolve_spec(parse_spec(spec.to_yaml(), "spec.yaml"), registry).noise == spec.noise
+    with pytest.raises(SpecError, match="unknown key 'ratio' in `noise`; known: list, overlap"):
+        resolve_spec(parse_spec(SPEC.replace("NOISE", "list: some.csv, ratio: 0.1"), "spec.yaml"), registry)
