@@ -1,0 +1,67 @@
+"""The specs of the paper's tables: complete, resolvable without data, and with the published lengths."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from meds.core.registry import load_registry
+from meds.core.spec import Spec, load_spec
+
+FOLDER = Path(__file__).parents[1] / "examples" / "paper"
+DATASETS = ("mvtec", "visa", "real-iad")
+STUDENTS = ("dinomaly", "inp-former", "hvq", "rd")
+METHODS = ("plain", "meds")
+
+
+def read(dataset: str, student: str, method: str, *overrides: str) -> Spec:
+    return load_spec(FOLDER / f"{dataset}-{student}-{method}.yaml", load_registry(), overrides)
+
+
+def test_there_is_a_spec_for_every_row() -> None:
+    wanted = {f"{d}-{s}-{m}.yaml" for d, s, m in product(DATASETS, STUDENTS, METHODS)}
+    assert {path.name for path in FOLDER.iterdir()} == wanted
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("student", STUDENTS)
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_a_spec_is_what_its_name_says(dataset: str, student: str, method: str) -> None:
+    spec = read(dataset, student, method)
+    assert (spec.dataset.type, spec.student.type, spec.name) == (dataset, student, f"{dataset}-{student}-{method}")
+    assert spec.classes == ("separate" if dataset == "real-iad" else "unified")
+    stages = [stage.type for stage in spec.stages]
+    assert stages == (
+        ["fit", "evaluate"] if method == "plain" else ["memory", "distill", "select-finetune", "evaluate"]
+    )
+
+
+def test_lengths_and_mining_differ_within_meds() -> None:
+    def options(student: str, method: str):
+        return read("mvtec", student, method).student.options
+
+    assert [options("dinomaly", m).discard_rate for m in METHODS] == [0.9, 0.5]
+    assert [options("inp-former", m).epochs for m in METHODS] == [200, 100]
+    assert [options("hvq", m).epochs for m in METHODS] == [1000, 200]
+    assert [options("rd", m).epochs for m in METHODS] == [200, 200]
+    assert options("dinomaly", "plain").iterations == 10_000
+
+
+def test_what_is_written_wins_over_the_selecting_values() -> None:
+    spec = read("mvtec", "dinomaly", "meds", "student.discard_rate=0.7")
+    assert spec.student.options.discard_rate == 0.7
+
+
+def test_single_class_dinomaly_trains_half_as_long() -> None:
+    assert read("real-iad", "dinomaly", "plain").stages[0].options.iterations == 5000
+    assert read("real-iad", "dinomaly", "meds").stages[2].options.iterations == 5000
+
+
+def test_noise_is_set_from_outside() -> None:
+    assert read("mvtec", "rd", "meds", "noise.ratio=0.4").noise.options.ratio == 0.4
+    assert read("visa", "rd", "meds", "noise={list: lists/visa.csv}").noise.type == "list"
+    spec = read("real-iad", "rd", "meds", "dataset.lists=realiad_jsons_fuiad_0.4")
+    assert spec.noise is None
+    assert spec.dataset.options.lists == "realiad_jsons_fuiad_0.4"
