@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
 import pytest
+from conftest import Finished
 
 from meds.core.registry import load_registry
 from meds.core.spec import Spec, load_spec
@@ -36,6 +39,20 @@ def test_a_spec_is_what_its_name_says(dataset: str, student: str, method: str) -
     assert stages == (
         ["fit", "evaluate"] if method == "plain" else ["memory", "distill", "select-finetune", "evaluate"]
     )
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+def test_specs_plan_without_data_and_weights(student: str, meds: Callable[..., Finished]) -> None:
+    spec = FOLDER / f"visa-{student}-meds.yaml"
+    done = meds("plan", spec, "--without-data")
+    assert done.code == 0, done.err
+    for word in ("visa", "select-finetune", "critical_value 1.0", "data/VisA"):
+        assert word in done.said
+    listed = json.loads(meds("plan", spec, "--without-data", "--json").out)
+    assert [stage["type"] for stage in listed["stages"]] == ["memory", "distill", "select-finetune", "evaluate"]
+    missing = meds("plan", spec)
+    assert missing.code == 2
+    assert "data/VisA: there is no such folder; check `dataset.path`" in missing.said
 
 
 def test_lengths_and_mining_differ_within_meds() -> None:

@@ -56,11 +56,21 @@ def run(
 
 
 @app.command()
-def plan(spec: SpecPath, sets: Sets = None, as_json: AsJson = False) -> None:
+def plan(
+    spec: SpecPath,
+    sets: Sets = None,
+    as_json: AsJson = False,
+    without_data: Annotated[
+        bool, typer.Option("--without-data", help="Check the spec and list its stages; needs no images and no weights.")
+    ] = False,
+) -> None:
     """Show what a spec would run, what is done, and what it needs."""
-    from meds.cli.plan import show_plan
+    from meds.cli.plan import show_plan, show_stages
 
-    show_plan(spec, sets or [], as_json)
+    if without_data:
+        show_stages(spec, sets or [], as_json)
+    else:
+        show_plan(spec, sets or [], as_json)
 
 
 @app.command()

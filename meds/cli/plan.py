@@ -42,3 +42,28 @@ def show_plan(spec_path: Path, sets: Sequence[str], as_json: bool) -> None:
         f"About {duration(total)} in all. Features take {size(found.feature_bytes)} of disk "
         f"(limit {size(found.cache_limit_bytes)}); the memory stage needs about {size(found.memory_bytes)} of memory."
     )
+
+
+def show_stages(spec_path: Path, sets: Sequence[str], as_json: bool) -> None:
+    """Print what a spec says, every default written out, without looking at data or weights."""
+    from meds.core.registry import registry
+    from meds.core.spec import load_spec
+
+    spec = load_spec(spec_path, registry(), sets)
+    if as_json:
+        typer.echo(json.dumps(spec.dump(), indent=2))
+        return
+    console.print(f"[bold]{spec.name}[/bold], classes {spec.classes}")
+    table = new_table("step", "type", "options")
+    parts = [("dataset", spec.dataset), ("noise", spec.noise), ("backbone", spec.backbone), ("student", spec.student)]
+    for name, block in [*parts, *((stage.name, stage) for stage in spec.stages)]:
+        if block is not None:
+            values = {k: v for k, v in block.dump().items() if k not in ("type", "name") and v is not None}
+            table.add_row(name, block.type, ", ".join(f"{key} {_shown(value)}" for key, value in values.items()))
+    console.print(table)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return " ".join(_shown(part) for part in value.values())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
