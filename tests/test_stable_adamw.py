@@ -50,7 +50,7 @@ def test_a_closure_gives_the_loss() -> None:
     def closure() -> float:
         loss = parameter.square().sum()
         loss.backward()
-        return float(loss)
+        return loss.item()
 
     assert StableAdamW([parameter], lr=0.1).step(closure) == 3.0
     assert (parameter < 1).all()

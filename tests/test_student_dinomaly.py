@@ -13,10 +13,11 @@ from meds.core.backbone import Layer
 from meds.core.errors import PluginError
 from meds.core.scoring import image_scores, patch_distance, pixel_map, smooth
 from meds.core.student import EvaluationDefaults, Progress
-from meds.plugins.students.dinomaly import DinomalyOptions
-from meds.plugins.students.dinomaly_network import Dinomaly, mining_weights
+from meds.plugins.students.dinomaly import DinomalyOptions, meds_students
+from meds.plugins.students.dinomaly_network import Dinomaly, LinearAttention, mining_weights
 from meds.plugins.students.learning_rates import warm_cosine
 from meds.plugins.students.teacher_groups import Projection, block_groups
+from meds.plugins.students.transformer_layers import group_outputs
 
 PUBLISHED = {"heads": 4, "attention_epsilon": 0.0, "dropout": 0.0}
 
@@ -76,15 +77,25 @@ def test_maps_and_image_scores(case: Recorded, size) -> None:
 
 @pytest.mark.parametrize("rate", [0.0, 0.45, 0.9])
 def test_hard_mining_marks_the_same_patches(case: Recorded, rate: float) -> None:
+    count = int(case.tensors[f"mining.k.p{rate}"])
+    assert count == int(200 * (1 - rate))
     with torch.inference_mode():
-        for i in range(2):
-            distances = case.tensors[f"output.distance.{i}"][:, None]
-            weights = mining_weights(distances, rate, 0.1)
-            assert torch.equal(weights < 1, case.tensors[f"mining.easy.p{rate}.{i}"].bool())
-    assert int(case.tensors[f"mining.k.p{rate}"]) == int(200 * (1 - rate))
-    assert float(case.loss(round(1000 * rate / 0.9))) == pytest.approx(
-        float(case.tensors["loss.global_cosine"]), rel=1e-6
-    )
+        for i, (target, output) in enumerate(zip(*case.run(), strict=True)):
+            easy = case.tensors[f"mining.easy.p{rate}.{i}"].bool()
+            for distances in (case.tensors[f"output.distance.{i}"], patch_distance(target, output)):
+                assert torch.equal(mining_weights(distances[:, None], rate, 0.1) < 1, easy)
+                close(distances.flatten().topk(count).values[-1:], case.tensors[f"mining.threshold.p{rate}.{i}"], 1e-5)
+        loss = case.loss(round(1000 * rate / 0.9))
+    assert loss.item() == pytest.approx(case.tensors["loss.global_cosine"].item(), rel=1e-6)
+
+
+def test_no_patch_is_easy_at_the_first_iteration(case: Recorded) -> None:
+    targets, outputs = case.run()
+    for output in outputs:
+        output.retain_grad()
+    case.student.loss(targets, outputs, Progress(0, 10_000)).backward()
+    for i, output in enumerate(outputs):
+        close(output.grad, case.tensors[f"mining.grad_group.unscaled.{i}"], 1e-5)
 
 
 def test_gradients_with_hard_mining(case: Recorded) -> None:
@@ -164,6 +175,30 @@ def test_dropout_acts_on_input_hidden_and_output(case: Recorded) -> None:
     assert {m.p for m in fresh.decoder.modules() if isinstance(m, nn.Dropout)} == {0.0}
 
 
+def test_published_training() -> None:
+    layers = [Layer("block2", 64, 4, 4), Layer("block3", 64, 4, 4)]
+    student = Dinomaly(DinomalyOptions(), layers, ["a"])
+    defaults = student.training_defaults()
+    assert (defaults.batch_size, defaults.iterations, defaults.epochs) == (16, 10_000, None)
+    assert (defaults.clip_norm, defaults.drop_last) == (0.1, True)
+    group = defaults.optimiser(student.parameters()).param_groups[0]
+    assert (group["lr"], group["betas"], group["eps"]) == (2e-3, (0.9, 0.999), 1e-10)
+    assert (group["weight_decay"], group["amsgrad"], group["clip_threshold"]) == (1e-4, True, 1.0)
+    assert DinomalyOptions().discard_rate == 0.9
+    assert meds_students()[0].selecting == {"discard_rate": 0.5}
+
+
+@pytest.mark.parametrize("epsilon", [0.0, DinomalyOptions().attention_epsilon])
+def test_epsilon_prevents_nan_where_queries_and_keys_vanish(epsilon: float) -> None:
+    attention = LinearAttention(8, 2, epsilon)
+    with torch.no_grad():
+        attention.qkv.bias[:16] = -200.0  # elu + 1 of it is 0, so that the denominator is the epsilon alone
+    result = attention(torch.randn(1, 3, 8))
+    result.sum().backward()
+    finite = torch.isfinite(result).all() and all(torch.isfinite(p.grad).all() for p in attention.parameters())
+    assert bool(finite) == (epsilon > 0)
+
+
 def test_start_values() -> None:
     student = Dinomaly(DinomalyOptions(), [Layer("block2+block3", 128, 4, 4), Layer("block6+block7", 128, 4, 4)], ["a"])
     for module in student.modules():
@@ -208,6 +243,25 @@ def test_unequal_groups_and_odd_grids(tokens: int) -> None:
     assert [o.shape for o in outputs] == [(1, 32, 3, 5)] * 2
 
 
+@pytest.mark.parametrize(("taps", "depth", "shares"), [((1, 3), 4, (1, 3)), ((1, 3), 8, (4, 4)), ((4, 4), 8, (4, 4))])
+def test_each_group_takes_as_many_decoder_blocks_as_layers(taps, depth, shares) -> None:
+    blocks = [torch.full((1, 1, 1), float(i)) for i in range(depth)]
+    first, second = (group.item() for group in group_outputs(blocks, taps))
+    assert first == sum(range(depth - shares[0], depth)) / shares[0]
+    assert second == sum(range(shares[1])) / shares[1]
+
+
+@pytest.mark.parametrize("count", range(2, 49))
+def test_vits_of_other_depths(count: int) -> None:
+    groups = block_groups(count)
+    blocks = [int(name.removeprefix("block")) for group in groups for name in group]
+    assert len(groups) == 2
+    assert all(groups)
+    assert blocks == sorted(set(blocks))
+    assert blocks[-1] < count
+    assert len(blocks) == 8 or count < 12
+
+
 CNN = [
     Layer(f"stride{s}", c, 112 * 2 // s, 112 * 2 // s, signed=True) for s, c in ((4, 24), (8, 40), (16, 112), (32, 320))
 ]
@@ -226,6 +280,10 @@ def test_on_a_cnn() -> None:
     loss = student.loss(targets, student(features, torch.zeros(2, dtype=torch.int64)), Progress(0, 10))
     loss.backward()
     assert all(p.grad is not None for p in student.parameters())
+
+
+def test_a_cnn_without_stride_16_gives_its_two_last_maps() -> None:
+    assert Dinomaly.layers_needed(DinomalyOptions(), FakeBackbone(CNN[:2], "cnn", 224)) == ("stride4@28", "stride8@28")
 
 
 def test_a_projection_keeps_angles_and_never_changes() -> None:
@@ -248,11 +306,11 @@ def test_a_projection_keeps_angles_and_never_changes() -> None:
         ({"layers": [["block2"], ["block99"]]}, fake_vit(), "asks for the layer 'block99', which the backbone 'fake'"),
         ({"depth": 7}, fake_vit(), "cannot share 7 decoder blocks among 2 groups"),
         ({"layers": []}, fake_vit(), "cannot share 8 decoder blocks among 0 groups"),
-        (
-            {},
-            FakeBackbone(CNN[:2], "cnn", 224),
-            "needs maps at strides 8 and 16, but the backbone 'fake' at 224 pixels has none at stride 16",
-        ),
+        ({}, FakeBackbone(CNN[:1], "cnn", 224), "needs two maps, but the backbone 'fake' at 224 pixels has only 1"),
+        ({"grid": 8}, fake_vit(), "option 'grid' of the student 'dinomaly' is for a CNN's maps, but .* is a ViT"),
+        ({"width": 64}, fake_vit(), "option 'width' of the student 'dinomaly' is for a CNN's maps, but .* is a ViT"),
+        ({"layers": [["block2"], ["prefix2"]]}, fake_vit(), "the layer 'prefix2' of the backbone 'fake' holds other"),
+        ({"layers": [["block1"], []]}, fake_vit(), "cannot share 8 decoder blocks among 2 groups"),
         (
             {"layers": [["stride8", "stride16"]]},
             FakeBackbone(CNN, "cnn", 224),
@@ -263,6 +321,13 @@ def test_a_projection_keeps_angles_and_never_changes() -> None:
 def test_encoders_that_do_not_fit(options, backbone, sentence: str) -> None:
     with pytest.raises(PluginError, match=sentence):
         Dinomaly.layers_needed(DinomalyOptions(**options), backbone)
+
+
+def test_a_layer_without_class_tokens_of_its_own() -> None:
+    backbone = FakeBackbone([*fake_vit().layers, Layer("final", 32, 8, 8, signed=True)])
+    options = DinomalyOptions(layers=[["block2"], ["final"]])
+    with pytest.raises(PluginError, match="not for 'final': name blocks alone in 'layers'"):
+        Dinomaly.layers_needed(options, backbone)
 
 
 def test_heads_must_divide_the_width() -> None:
@@ -278,6 +343,8 @@ def test_a_published_checkpoint_is_loaded(case: Recorded, tmp_path: Path) -> Non
         assert torch.equal(loaded.state_dict()[name], value)
     with pytest.raises(PluginError, match=r"does not fit the model: 'decoder.6.attn.proj.bias' is unexpected"):
         recorded(weights=path, depth=6)
+    with pytest.raises(PluginError, match=r"missing\.pth' does not exist"):
+        recorded(weights=tmp_path / "missing.pth")
 
 
 def test_bf16_trains_and_epsilon_keeps_it_finite(case: Recorded) -> None:
@@ -286,5 +353,5 @@ def test_bf16_trains_and_epsilon_keeps_it_finite(case: Recorded) -> None:
         outputs = case.student(case.features, case.classes)
     loss = case.student.loss(case.student.targets(case.features), outputs, Progress(500, 1000))
     loss.backward()
-    assert float(loss) == pytest.approx(float(case.tensors["loss.global_cosine"]), rel=2e-2)
+    assert loss.item() == pytest.approx(case.tensors["loss.global_cosine"].item(), rel=2e-2)
     assert all(torch.isfinite(p.grad).all() for p in case.student.parameters())

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from meds.core.backbone import Backbone, Layer
+from meds.core.errors import PluginError
 from meds.core.layer_names import mean_of, parse
 from meds.core.registry import Options
 from meds.core.student import EvaluationDefaults, Progress, TrainingDefaults
@@ -89,11 +90,21 @@ class Dinomaly(TransformerStudent):
 
     @classmethod
     def layers_needed(cls, options: TransformerOptions, backbone: Backbone) -> tuple[str, ...]:
-        """The groups' maps and, of a ViT with such tokens, the groups' class and register tokens."""
+        """The groups' maps and, of a ViT with such tokens, the groups' class and register tokens.
+
+        Raises:
+            PluginError: the backbone cannot give the maps, or has no such tokens for a layer.
+        """
         names = super().layers_needed(options, backbone)
         prefixes = {layer.name for layer in backbone.layers if layer.name.startswith("prefix")}
         if backbone.family != "vit" or not prefixes:
             return names
+        for base in (term.base for name in names for term in parse(name)):
+            if _prefix_of(base) not in prefixes:
+                raise PluginError(
+                    f"The student 'dinomaly' needs class and register tokens for every layer, which the backbone "
+                    f"'{backbone.name}' has for its blocks but not for '{base}': name blocks alone in 'layers'."
+                )
         return (*names, *(mean_of([_prefix_of(term.base) for term in parse(name)]) for name in names))
 
     def forward(self, features: Sequence[Tensor], classes: Tensor) -> list[Tensor]:  # noqa: ARG002
@@ -111,7 +122,7 @@ class Dinomaly(TransformerStudent):
             tokens = block(tokens)
             outputs.append(tokens)
         patches = height * width
-        return [to_map(group[:, -patches:], height, width) for group in group_outputs(outputs, len(maps))]
+        return [to_map(group[:, -patches:], height, width) for group in group_outputs(outputs, self.taps)]
 
     def loss(self, targets: Sequence[Tensor], outputs: Sequence[Tensor], progress: Progress) -> Tensor:
         """Global cosine loss with hard mining (sec. 3.5); scalar in [0, 2].

@@ -130,15 +130,15 @@ class INPFormer(TransformerStudent):
         height, width = maps[0].shape[-2:]
         tokens = to_tokens(self.fused(maps))
         prototypes = self.prototypes_of(tokens)
-        if torch.is_grad_enabled():
-            self._gathering = gathering_loss(tokens, prototypes)
+        # A term that an earlier pass left, as distillation does, must not enter a later loss.
+        self._gathering = gathering_loss(tokens, prototypes) if torch.is_grad_enabled() else None
         for part in self.bottleneck:
             tokens = part(tokens)
         outputs = []
         for block in self.decoder:
             tokens = block(tokens, prototypes)
             outputs.append(tokens)
-        return [to_map(group, height, width) for group in group_outputs(outputs, len(maps))]
+        return [to_map(group, height, width) for group in group_outputs(outputs, self.taps)]
 
     def prototypes_of(self, tokens: Tensor) -> Tensor:
         """Intrinsic normal prototypes of each image: fused tokens [B, N, C] -> [B, P, C]."""
@@ -175,5 +175,9 @@ def gathering_loss(tokens: Tensor, prototypes: Tensor) -> Tensor:
 
 
 def mining_weights(distances: Tensor, exponent: float) -> Tensor:
-    """Factor of the gradient at each patch: (distance / mean distance over the batch) to a power."""
+    """Factor of the gradient at each patch: (distance / mean distance over the batch) to a power.
+
+    Rounding can put a distance a little below 0, whose broken power would be NaN.
+    """
+    distances = distances.clamp_min(0)
     return (distances / distances.mean()) ** exponent

@@ -10,18 +10,23 @@ from torch import Tensor, nn
 from meds.core.backbone import Backbone, Layer
 from meds.core.errors import PluginError
 from meds.core.layer_names import mean_of, on_grid
+from meds.plugins.students.transformer_layers import decoder_shares
 from meds.plugins.students.transformer_options import TransformerOptions
 
 TAPS = 8
 GROUPS = 2
 CNN_STRIDES = (8, 16)
+CNN_WIDTH = 256
 ENOUGH_POSITIONS = 14
 PROJECTION_SEED = 0
 
 
 def block_groups(count: int) -> list[list[str]]:
-    """Eight blocks of a ViT of `count` blocks, in two groups: 2-5 and 6-9 of 12; 4, 6, ..., 18 of 24."""
-    first, last = count / 6, 3 * count / 4
+    """Eight blocks of a ViT of `count` blocks, in two groups: 2-5 and 6-9 of 12; 4, 6, ..., 18 of 24.
+
+    Of any other number, eight places evenly from a sixth to three quarters of it, each named once.
+    """
+    first, last = count / 6, min(3 * count / 4, count - 1)
     taps = list(dict.fromkeys(round(first + i * (last - first) / (TAPS - 1)) for i in range(TAPS)))
     middle = (len(taps) + 1) // 2
     return [[f"block{i}" for i in part] for part in (taps[:middle], taps[middle:])]
@@ -41,12 +46,13 @@ def teacher_layers(name: str, options: TransformerOptions, backbone: Backbone) -
                 f"The student '{name}' asks for the layer '{layer}', which the backbone '{backbone.name}' does not "
                 f"have (it has {', '.join(known)}): change 'layers'."
             )
-    if not groups or not all(groups) or options.depth % len(groups):
+    if decoder_shares([len(group) for group in groups], options.depth) is None:
         raise PluginError(
             f"The student '{name}' cannot share {options.depth} decoder blocks among {len(groups)} groups of layers: "
             "change 'depth' or 'layers'."
         )
     if backbone.family == "vit":
+        _check_vit(name, options, backbone, groups)
         return tuple(mean_of(group) for group in groups)
     side = options.grid or _cnn_grid([backbone.layer(layer) for group in groups for layer in group])
     names = tuple(mean_of([on_grid(layer, side) for layer in group]) for group in groups)
@@ -61,6 +67,21 @@ def teacher_layers(name: str, options: TransformerOptions, backbone: Backbone) -
     return names
 
 
+def _check_vit(name: str, options: TransformerOptions, backbone: Backbone, groups: Sequence[Sequence[str]]) -> None:
+    for option in ("grid", "width"):
+        if getattr(options, option) is not None:
+            raise PluginError(
+                f"The option '{option}' of the student '{name}' is for a CNN's maps, but the backbone "
+                f"'{backbone.name}' is a ViT: leave it out."
+            )
+    for layer in (layer for group in groups for layer in group):
+        if layer.startswith("prefix"):
+            raise PluginError(
+                f"The student '{name}' rebuilds maps of patches, but the layer '{layer}' of the backbone "
+                f"'{backbone.name}' holds other tokens: name blocks in 'layers'."
+            )
+
+
 def _groups(name: str, options: TransformerOptions, backbone: Backbone) -> list[list[str]]:
     if options.layers is not None:
         return options.layers
@@ -70,13 +91,15 @@ def _groups(name: str, options: TransformerOptions, backbone: Backbone) -> list[
     found = []
     for stride in CNN_STRIDES:
         fitting = [layer.name for layer in backbone.layers if layer.name.partition("_")[0] == f"stride{stride}"]
-        if not fitting:
-            raise PluginError(
-                f"The student '{name}' needs maps at strides 8 and 16, but the backbone '{backbone.name}' at "
-                f"{size} pixels has none at stride {stride}: give 'layers'."
-            )
-        found.append([fitting[0]])
-    return found
+        found += [[layer] for layer in fitting[:1]]
+    if len(found) == GROUPS:
+        return found
+    if len(backbone.layers) < GROUPS:
+        raise PluginError(
+            f"The student '{name}' needs two maps, but the backbone '{backbone.name}' at {size} pixels has only "
+            f"{len(backbone.layers)}: give 'layers'."
+        )
+    return [[layer.name] for layer in backbone.layers[-GROUPS:]]
 
 
 def _cnn_grid(layers: Sequence[Layer]) -> int:

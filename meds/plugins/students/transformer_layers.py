@@ -67,11 +67,27 @@ def to_map(tokens: Tensor, height: int, width: int) -> Tensor:
     return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, height, width)
 
 
-def group_outputs(blocks: Sequence[Tensor], groups: int) -> list[Tensor]:
+def decoder_shares(taps: Sequence[int], depth: int) -> list[int] | None:
+    """How many of `depth` decoder blocks each group takes, given its number of layers; None if they cannot be shared.
+
+    As many as it has layers where the sums agree, as published; else an equal share.
+    """
+    if not taps or not all(taps):
+        return None
+    if sum(taps) == depth:
+        return list(taps)
+    return None if depth % len(taps) else [depth // len(taps)] * len(taps)
+
+
+def group_outputs(blocks: Sequence[Tensor], taps: Sequence[int]) -> list[Tensor]:
     """Means of the decoder's outputs by group: the last blocks belong to the first, shallowest group."""
-    share = len(blocks) // groups
-    backwards = list(reversed(blocks))
-    return [torch.stack(backwards[i * share : (i + 1) * share]).mean(dim=0) for i in range(groups)]
+    shares = decoder_shares(taps, len(blocks))
+    assert shares is not None, "teacher_layers refuses such groups"
+    backwards, groups = list(reversed(blocks)), []
+    for share in shares:
+        groups.append(torch.stack(backwards[:share]).mean(dim=0))
+        backwards = backwards[share:]
+    return groups
 
 
 def at_least_float32(values: Tensor) -> Tensor:

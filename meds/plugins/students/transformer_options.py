@@ -18,18 +18,24 @@ class TransformerOptions(Options):
     layers: list[list[str]] | None = Field(
         default=None,
         description="Groups of backbone layers, each group's mean being one teacher map; default: eight layers of "
-        "a ViT in two groups (blocks 2-5 and 6-9 of 12), the maps at strides 8 and 16 of a CNN.",
+        "a ViT in two groups (blocks 2-5 and 6-9 of 12), the maps at strides 8 and 16 of a CNN, or its two "
+        "last ones if it lacks one of these.",
     )
     grid: Count | None = Field(
         default=None,
         description="Side of the grid that a CNN's maps are brought to; default: that of the coarser map if it has "
         "14 positions or more, else that of the finer one. A ViT has one grid already.",
     )
-    width: Count = Field(
-        default=256,
-        description="Channels that a CNN's maps are brought to by a fixed random projection; a ViT keeps its own.",
+    width: Count | None = Field(
+        default=None,
+        description="Channels that a CNN's maps are brought to by a fixed random projection; default: 256. A ViT keeps "
+        "its own.",
     )
-    depth: Count = Field(default=8, description="Decoder blocks; each group takes an equal share of them.")
+    depth: Count = Field(
+        default=8,
+        description="Decoder blocks; where they are as many as the layers, each group takes as many as it has layers, "
+        "else an equal share.",
+    )
     heads: Count | None = Field(default=None, description="Attention heads; default: one for every 64 channels.")
     mlp_ratio: float = Field(default=4.0, gt=0, description="Hidden width of the perceptrons over the token width.")
     patch_size: Count = Field(

@@ -14,7 +14,7 @@ from meds.core.student import EvaluationDefaults, Student, TrainingDefaults
 from meds.core.weights import load_checked, read_weights
 from meds.plugins.students.learning_rates import warm_cosine
 from meds.plugins.students.stable_adamw import StableAdamW
-from meds.plugins.students.teacher_groups import Projection, heads_for, teacher_layers
+from meds.plugins.students.teacher_groups import CNN_WIDTH, Projection, heads_for, teacher_layers
 from meds.plugins.students.transformer_layers import at_least_float32
 from meds.plugins.students.transformer_options import TransformerOptions
 
@@ -28,12 +28,12 @@ class TransformerStudent(Student):
     def __init__(self, options: TransformerOptions, layers: Sequence[Layer], class_names: Sequence[str]) -> None:
         super().__init__(options, layers, class_names)
         groups = [layer for layer in layers if not layer.name.startswith("prefix")]
-        self._taps = [len(parse(layer.name)) for layer in groups]
+        self.taps = [len(parse(layer.name)) for layer in groups]
         channels = [layer.channels for layer in groups]
         # Only the maps of a CNN come with a grid in their names.
         on_cnn = any(term.grid is not None for layer in groups for term in parse(layer.name))
-        self.projection = Projection(channels, options.width) if on_cnn else None
-        self.width = options.width if on_cnn else channels[0]
+        self.width = (options.width or CNN_WIDTH) if on_cnn else channels[0]
+        self.projection = Projection(channels, self.width) if on_cnn else None
         self.heads = heads_for(self.name, options, self.width)
 
     @classmethod
@@ -43,7 +43,7 @@ class TransformerStudent(Student):
 
     def teacher_maps(self, features: Sequence[Tensor]) -> list[Tensor]:
         """The groups' maps [B, C, H, W] at one width, at least float32, detached."""
-        maps = [at_least_float32(value.detach()) for value in features[: len(self._taps)]]
+        maps = [at_least_float32(value.detach()) for value in features[: len(self.taps)]]
         if self.projection is None:
             return maps
         with torch.autocast(maps[0].device.type, enabled=False):
@@ -56,8 +56,8 @@ class TransformerStudent(Student):
 
     def fused(self, groups: Sequence[Tensor]) -> Tensor:
         """The mean over all tapped layers from the means of the groups."""
-        total = sum(self._taps)
-        parts = [at_least_float32(value) * (taps / total) for value, taps in zip(groups, self._taps, strict=True)]
+        total = sum(self.taps)
+        parts = [at_least_float32(value) * (taps / total) for value, taps in zip(groups, self.taps, strict=True)]
         return torch.stack(parts).sum(dim=0)
 
     def stable_adamw(
