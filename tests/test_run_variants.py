@@ -78,6 +78,29 @@ def _by_class(rows: list[dict[str, str]]) -> list[list[dict[str, str]]]:
     return [[row for row in rows if row["class"] == name] for name in sorted({row["class"] for row in rows})]
 
 
+SMALL_STUDENTS = {
+    "rd": {"blocks": [1, 1, 1], "bottleneck_blocks": 1},
+    "dinomaly": {"depth": 2, "width": 32},
+    "inp-former": {"depth": 2, "width": 32},
+    "hvq": {"width": 32, "heads": 2, "feedforward": 32, "codes": 16},
+}
+
+
+@pytest.mark.parametrize("classes", ["unified", "separate"])
+@pytest.mark.parametrize("student", SMALL_STUDENTS)
+def test_three_classes_with_one_student_or_three(
+    project: Any, tiny_spec: dict[str, Any], student: str, classes: str
+) -> None:
+    tiny_spec["dataset"] |= {"classes": ["weave", "discs", "tiles"], "train": 4, "test_normal": 2, "test_defective": 2}
+    tiny_spec |= {"student": {"type": student, **SMALL_STUDENTS[student]}, "classes": classes}
+    project.run_well(spec={**tiny_spec, "stages": [MEMORY, DISTILL, SELECT, EVALUATE]})
+    assert set(project.json("metrics.json")["classes"]) == {"weave", "discs", "tiles"}
+    stored = list(Path(project.json("select-finetune/artifact.json")["path"]).glob("student*.safetensors"))
+    assert len(stored) == (1 if classes == "unified" else 3)
+    rows = project.rows("selection.csv")
+    assert {row["class"] for row in rows} == {"weave", "discs", "tiles"}, "every class has a threshold of its own"
+
+
 def test_unlabelled_folder_gets_a_ranking_and_a_sentence(project: Any, tiny_spec: dict[str, Any]) -> None:
     folder = images(project.root / "parts", 8)
     done = project.run_well(spec=of_folder(tiny_spec, folder))
