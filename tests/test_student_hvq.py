@@ -307,7 +307,7 @@ class TestOfficialCheckpoint:
 
     def test_of_another_number_of_classes_or_unreadable(self, tmp_path) -> None:
         path = self.saved(tmp_path / "model.pth")
-        with pytest.raises(PluginError, match=r"number of classes: 'heads\.2\.bias' is unexpected"):
+        with pytest.raises(PluginError, match=r"does not fit the model: 'heads\.2\.bias' is unexpected"):
             small(2, 24, 14, width=32, heads=8, feedforward=64, codes=24, levels=4, weights=path)
         with pytest.raises(PluginError, match="does not exist"):
             small(weights=tmp_path / "none.pth")

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from meds.core.errors import PluginError
-from meds.core.weights import read_weights
+from meds.core.weights import load_checked, read_weights
 
 # The frozen encoder, and a layer that the published network creates but never uses.
 _UNUSED = ("enc.", "input_proj.")
@@ -30,22 +29,7 @@ def load_official(student: nn.Module, path: Path) -> None:
     Raises:
         PluginError: the file cannot be read or does not fit.
     """
-    given = from_official(read_weights(path))
-    wanted = student.state_dict()
-    problems = [f"'{name}' is missing" for name in wanted if name not in given]
-    problems += [f"'{name}' is unexpected" for name in given if name not in wanted]
-    problems += [
-        f"'{name}' has shape {tuple(given[name].shape)} instead of {tuple(value.shape)}"
-        for name, value in wanted.items()
-        if name in given and given[name].shape != value.shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise PluginError(
-            f"The weights file '{path}' does not fit the student 'hvq' with its options and number of classes: "
-            f"{', '.join(problems[:3])}{more}."
-        )
-    student.load_state_dict(given)
+    load_checked(student, from_official(read_weights(path)), f"The weights file '{path}'")
 
 
 def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

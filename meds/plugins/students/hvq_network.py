@@ -23,6 +23,7 @@ from meds.plugins.students.hvq import HVQOptions
 from meds.plugins.students.hvq_checkpoint import load_official
 from meds.plugins.students.hvq_layers import Decoder, Encoder, PositionEmbedding
 from meds.plugins.students.hvq_quantiser import Codebooks
+from meds.plugins.students.strides import layers_at_strides
 
 STRIDES = (2, 4, 8, 16)
 
@@ -180,16 +181,4 @@ def _default_layers(backbone: Backbone) -> list[str]:
             f"The student 'hvq' takes its layers by their strides from a CNN, but the backbone '{backbone.name}' is a "
             f"{backbone.family.upper()}: name the layers in the student's option 'layers' or choose a CNN."
         )
-    size = backbone.preprocessing.size
-    names = []
-    for stride in STRIDES:
-        sides = (size // stride, -(-size // stride))
-        found = [layer.name for layer in backbone.layers if layer.height in sides and layer.width in sides]
-        if not found:
-            raise PluginError(
-                f"The student 'hvq' needs layers at strides 2, 4, 8 and 16, but the backbone '{backbone.name}' has "
-                f"none at stride {stride}: name layers in the student's option 'layers' or choose another backbone."
-            )
-        # Where a backbone gives several maps of one grid, the last is its stage's output.
-        names.append(found[-1])
-    return names
+    return layers_at_strides("hvq", STRIDES, backbone)

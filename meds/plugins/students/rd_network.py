@@ -24,6 +24,7 @@ from meds.core.student import EvaluationDefaults, Progress, Student, TrainingDef
 from meds.core.weights import load_checked, read_weights
 from meds.plugins.students.rd import RDOptions
 from meds.plugins.students.rd_blocks import Decoder, OneClassBottleneck
+from meds.plugins.students.strides import layers_at_strides
 
 STRIDES = (4, 8, 16)
 HALVES = ("bn", "decoder")
@@ -77,7 +78,7 @@ class ReverseDistillation(Student):
                 f"The student 'rd' needs a CNN with three stages, but the backbone '{backbone.name}' is a "
                 f"{backbone.family.upper()}: choose a CNN backbone or another student."
             )
-        names = _default_layers(backbone) if options.layers is None else options.layers
+        names = layers_at_strides("rd", STRIDES, backbone) if options.layers is None else options.layers
         _check_layers(names, backbone)
         return tuple(names)
 
@@ -158,23 +159,6 @@ def cosine(iteration: int, total: int) -> float:
     if iteration < warm:
         return (iteration + 1) / (warm + 1)
     return 0.5 * (1.0 + math.cos(math.pi * (iteration - warm) / max(1, total - warm)))
-
-
-def _default_layers(backbone: Backbone) -> list[str]:
-    size = backbone.preprocessing.size
-    names = []
-    for stride in STRIDES:
-        sides = (size // stride, -(-size // stride))
-        found = [layer.name for layer in backbone.layers if layer.height in sides and layer.width in sides]
-        if not found:
-            raise PluginError(
-                f"The student 'rd' needs layers at strides 4, 8 and 16, but the backbone '{backbone.name}' "
-                f"has none at stride {stride}: name three in the student's option 'layers' or choose another "
-                "backbone."
-            )
-        # Where a backbone gives several maps of one grid, the last is its stage's output.
-        names.append(found[-1])
-    return names
 
 
 def _check_layers(names: Sequence[str], backbone: Backbone) -> None:
