@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from meds.core.backbone import Layer
 from meds.core.data import RunData, Sample
 from meds.core.dataset import Record
 from meds.core.partitions import partitions_of
@@ -69,10 +70,7 @@ def make_context(
     samples = tuple(
         Sample(Record(f"{name}/{i}.png", name, "train"), str(i), names.index(name)) for i, name in enumerate(classes)
     )
-    shapes = [
-        SimpleNamespace(name=f"layer{i}", channels=m.shape[1], height=m.shape[2], width=m.shape[3])
-        for i, m in enumerate(layers)
-    ]
+    shapes = [Layer(f"layer{i}", m.shape[1], m.shape[2], m.shape[3]) for i, m in enumerate(layers)]
     return StageContext(
         name="stage",
         seed=0,
