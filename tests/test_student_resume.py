@@ -28,7 +28,7 @@ LENGTH = TrainingLength(8, 3, False)
 def context_of(name: str, folder: Path) -> Any:
     registration = load_registry().get("student", name)
     generator = torch.Generator().manual_seed(1)
-    grids = (8, 4, 2) if name == "rd" else (4, 4, 4)
+    grids = (16, 8, 4) if name == "rd" else (4, 4, 4)
     maps = [torch.randn(4, 8, grid, grid, generator=generator) for grid in grids]
     context = make_context(maps, ["a", "b", "b", "a"], folder, student_class=registration.load())
     context.backbone.family = "cnn" if name in ("rd", "hvq") else "vit"
