@@ -43,7 +43,7 @@ FIGURES = {
 def stages(whole: list[dict[str, Any]], method: str) -> list[dict[str, Any]]:
     """The stage list of a method, from that of the full method."""
     memory, distill, finetune, evaluate = whole
-    fit = {"type": "fit"} | {k: finetune[k] for k in ("iterations", "batch_size", "drop_last") if k in finetune}
+    fit = {"type": "fit"} | {k: finetune[k] for k in ("iterations", "batch_size") if k in finetune}
     lists = {"plain": [fit], "memory": [memory], "distilled": [memory, distill], "full": [memory, distill, finetune]}
     return [*lists[method], evaluate]
 

@@ -84,6 +84,11 @@ class FitOptions(TrainingOptions):
 class SelectFinetuneOptions(TrainingOptions):
     """Fine-tune the student on images that it selects itself, epoch by epoch (paper eq. 10-13)."""
 
+    drop_last: bool | None = Field(
+        default=True,
+        description="Leave out an epoch's last, smaller batch; null: the student's way. Selected sets leave rests of "
+        "any size, and batch normalisation does not bear a batch of one or two images.",
+    )
     critical_value: float = Field(default=1.0, ge=0, description="k: how many deviations the threshold grows to.")
     init: Literal["distilled", "random"] = Field(default="distilled", description="The student's first weights.")
     criterion: Literal["distilled", "memory"] = Field(
@@ -142,6 +147,6 @@ DISTILL_RECIPES: dict[str, dict[str, Any]] = {
 }
 FIT_RECIPES: dict[str, dict[str, Any]] = {"paper": {"distance": "euclidean"}, "released": {"distance": "cosine"}}
 SELECT_FINETUNE_RECIPES: dict[str, dict[str, Any]] = {
-    "paper": {"critical_value": 1.0, "rounding": "ceil"},
+    "paper": {"critical_value": 1.0, "rounding": "ceil", "drop_last": None},
     "released": {"critical_value": 3.0, "rounding": "floor", "drop_last": True},
 }
