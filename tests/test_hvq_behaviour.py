@@ -16,13 +16,12 @@ from torch import Tensor
 
 from meds.core import scoring
 from meds.core.backbone import Backbone, Layer, Preprocessing
-from meds.core.checkpoint import Checkpoints
 from meds.core.errors import PluginError
 from meds.core.partitions import StudentScorer, student_scorer
 from meds.core.student import EvaluationDefaults
-from meds.core.training import AllImages, TrainingLength, train
 from meds.plugins.students.hvq import HVQOptions, meds_students
-from meds.stages.fit import own_objective
+from meds.stages.distill import Distill
+from meds.stages.options import DistillOptions
 
 
 class FakeBackbone(Backbone):
@@ -216,7 +215,6 @@ class TestAnomalyMaps:
 
         class Stored:
             info = {"distance": "cosine"}  # noqa: RUF012
-            kind = "student"
 
             def tensors(self, name: str) -> dict[str, Tensor]:
                 return student.state_dict()
@@ -224,8 +222,7 @@ class TestAnomalyMaps:
         with torch.inference_mode():
             trained = student_scorer(context, Stored())
             assert isinstance(trained, StudentScorer)
-            Stored.kind = "distilled-student"
-            distilled = student_scorer(context, Stored())
+            distilled = Distill(DistillOptions()).scorer(context, Stored())
             own, taught = (scorer.group_maps(features, classes)[0] for scorer in (trained, distilled))
             (target,), (output,) = student.targets(features), student(features, classes)
         close(own, torch.linalg.vector_norm(target - output, dim=1))
@@ -244,33 +241,6 @@ def test_pooled_maximum_is_the_largest_mean_of_a_whole_window() -> None:
 def context_of(features: Tensor, folder: Path, **options: Any) -> Any:
     context = make_context([features], ["a", "b", "b", "a"], folder, student_class=HVQ)
     return dataclasses.replace(context, student_options=HVQOptions(**SMALL, layers=["layer0"], **options))
-
-
-@pytest.mark.parametrize("start", ["mended", "published"])
-def test_an_interrupted_training_ends_in_the_same_bits(tmp_path, monkeypatch, start) -> None:
-    monkeypatch.setenv("MEDS_CHECKPOINT_SECONDS", "0")
-    length = TrainingLength(8, 3, False)
-
-    def trained(folder: Path, stop_at: int | None = None) -> dict[str, Tensor]:
-        context = context_of(random_features()[0], folder, codebook_start=start)
-        student, objective = context.new_student("all"), own_objective(context)
-
-        def stopping(student, features, chosen, classes, progress):
-            if progress.iteration == stop_at:
-                raise KeyboardInterrupt
-            return objective(student, features, chosen, classes, progress)
-
-        checkpoints = Checkpoints(folder / "work")
-        train(context, student, context.data.train, stopping, AllImages(4, 0), length, checkpoints, "fit")
-        return student.state_dict()
-
-    straight = trained(tmp_path / "straight")
-    for stop_at in (1, 4):
-        with pytest.raises(KeyboardInterrupt):
-            trained(tmp_path / "halting", stop_at)
-    torch.rand(7)
-    resumed = trained(tmp_path / "halting")
-    assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
 
 
 class TestRun:

@@ -185,7 +185,7 @@ def test_a_damaged_shard_is_never_read(cache: FeatureCache, tmp_path: Path) -> N
 def test_features_beyond_the_limit_are_refused(tmp_path: Path) -> None:
     small = FeatureCache(tmp_path / "home", "net-fp32", GIB)
     with pytest.raises(ResourceError, match=r"need 2\.0 GiB and the cache may hold 1\.0 GiB; set MEDS_CACHE_GIB"):
-        small.make_room(2 * GIB, 2 * GIB)
+        small.make_room(2 * GIB, 2 * GIB, ["a"], ["layer"])
 
 
 def test_room_is_made_from_the_backbones_used_longest_ago(tmp_path: Path) -> None:
@@ -196,11 +196,11 @@ def test_room_is_made_from_the_backbones_used_longest_ago(tmp_path: Path) -> Non
     each = folder_bytes(tmp_path / "features" / "oldest")
     own = FeatureCache(tmp_path, "own", 4 * each)
     own.write(["a"], "layer", torch.zeros(1, 1, 16, 16))
-    own.make_room(0, each)
+    own.make_room(0, each, ["a"], ["layer"])
     assert {f.name for f in own.root.iterdir()} == {"own", "newest", "middle", "oldest"}
-    own.make_room(each, 2 * each)
+    own.make_room(each, 2 * each, ["a"], ["layer"])
     assert {f.name for f in own.root.iterdir()} == {"own", "newest", "middle"}
-    own.make_room(3 * each, 4 * each)
+    own.make_room(3 * each, 4 * each, ["a"], ["layer"])
     assert {f.name for f in own.root.iterdir()} == {"own"}
     assert own.read(["a"], "layer").shape == (1, 1, 16, 16)
 

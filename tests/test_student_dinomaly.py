@@ -7,12 +7,23 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from transformer_cases import FakeBackbone, Recorded, close, fake_vit
+from transformer_cases import (
+    FakeBackbone,
+    Recorded,
+    check_first_iterations,
+    check_groups,
+    check_maps,
+    check_parts,
+    check_steps32,
+    check_steps64,
+    close,
+    fake_vit,
+)
 
 from meds.core.backbone import Layer
 from meds.core.errors import PluginError
-from meds.core.scoring import image_scores, patch_distance, pixel_map, smooth
-from meds.core.student import EvaluationDefaults, Progress
+from meds.core.scoring import patch_distance
+from meds.core.student import Progress
 from meds.plugins.students.dinomaly import DinomalyOptions, meds_students
 from meds.plugins.students.dinomaly_network import Dinomaly, LinearAttention, mining_weights
 from meds.plugins.students.learning_rates import warm_cosine
@@ -32,47 +43,19 @@ def case() -> Recorded:
 
 
 def test_teacher_and_student_groups(case: Recorded) -> None:
-    with torch.inference_mode():
-        targets, outputs = case.run()
-        for i, (target, output) in enumerate(zip(targets, outputs, strict=True)):
-            close(target, case.tensors[f"output.encoder_group.{i}"], 1e-6)
-            close(output, case.tensors[f"output.decoder_group.{i}"], 3e-6)
-            close(patch_distance(target, output), case.tensors[f"output.distance.{i}"], 1e-5)
+    check_groups(case, 3e-6)
 
 
 def test_every_step_of_the_network(case: Recorded) -> None:
-    seen: dict[str, Tensor] = {}
-    for name, module in (
-        ("bottleneck", case.student.bottleneck[0]),
-        ("decoder_block.0", case.student.decoder[0]),
-        ("decoder_block.7", case.student.decoder[7]),
-    ):
-        module.register_forward_hook(lambda _, given, out, name=name: seen.update({name: out, f"{name}.in": given[0]}))
-    with torch.inference_mode():
-        case.run()
-    close(seen["bottleneck.in"], case.tensors["output.fused_tokens"], 1e-6)
-    for name in ("bottleneck", "decoder_block.0", "decoder_block.7"):
-        close(seen[name], case.tensors[f"output.{name}"], 3e-6)
+    blocks = {f"decoder_block.{i}": case.student.decoder[i] for i in (0, 7)}
+    check_parts(case, {"bottleneck": case.student.bottleneck[0], **blocks}, 3e-6)
 
 
 @pytest.mark.parametrize("size", ["input", 96, 256])
 def test_maps_and_image_scores(case: Recorded, size) -> None:
-    with torch.inference_mode():
-        targets, outputs = case.run()
-        evaluation = case.student.evaluation_defaults()
-        assert (evaluation.resize, evaluation.map_size, evaluation.mask_rule) == (140, 256, "any")
-        side = evaluation.resize if size == "input" else size
-        evaluation = EvaluationDefaults(**{**vars(evaluation), "map_size": side})
-        maps = pixel_map([patch_distance(t, o) for t, o in zip(targets, outputs, strict=True)], evaluation)
-        smoothed = smooth(maps, evaluation)
-    step = {"input": 1, 96: 1, 256: 4}[size]
-    suffix = "_every4th" if size == 256 else ""
-    close(maps[:, None, ::step, ::step], case.tensors[f"output.map_{size}{suffix}"], 1e-5)
-    if size == "input":
-        close(smoothed[:, None, ::2, ::2], case.tensors["output.map_input_smoothed_every2nd"], 1e-5)
-    else:
-        close(smoothed[:, None, ::step, ::step], case.tensors[f"output.map_{size}_smoothed{suffix}"], 1e-5)
-    close(image_scores(smoothed, evaluation), case.tensors[f"output.score.{size}.top1pct"], 1e-5)
+    evaluation = case.student.evaluation_defaults()
+    assert (evaluation.resize, evaluation.map_size, evaluation.mask_rule) == (140, 256, "any")
+    check_maps(case, size)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.45, 0.9])
@@ -113,36 +96,18 @@ def test_gradients_with_hard_mining(case: Recorded) -> None:
 
 
 def test_three_steps_in_float64() -> None:
-    case = recorded(torch.float64)
-    losses, _ = case.steps([1000] * 3, [2e-3] * 3)
-    assert losses == pytest.approx(case.tensors["steps64.loss"].tolist(), rel=1e-9)
-    state = case.student.state_dict()
-    for name, wanted in case.below("steps64.state_after_3.").items():
-        close(state[name], wanted, 1e-6)
+    check_steps64(recorded(torch.float64), [1000] * 3, 2e-3)
 
 
 def test_three_steps_in_float32(case: Recorded) -> None:
     before = [p.detach().clone() for p in case.parameters()]
-    losses, norms = case.steps([1000] * 3, [2e-3] * 3)
-    assert losses == pytest.approx(case.tensors["steps.loss"].tolist(), rel=1e-4)
-    assert norms == pytest.approx(case.tensors["steps.grad_norm"].tolist(), rel=1e-3)
-    allowed = dict(zip(case.order, case.tensors["steps.fp32_error_each"].tolist(), strict=True))
-    state = case.student.state_dict()
-    for name, wanted in case.below("steps.state_after_3.").items():
-        assert (state[name] - wanted).abs().max() <= max(10 * allowed[name], 1e-5)
+    check_steps32(case, [1000] * 3, 2e-3)
     moved = [(p - b).norm().item() for p, b in zip(case.parameters(), before, strict=True)]
     assert moved == pytest.approx(case.tensors["steps.delta_norm_each"].tolist(), rel=1e-2)
 
 
 def test_the_first_iterations_of_the_published_loop(case: Recorded) -> None:
-    rates = [case.student.training_defaults().learning_rate(i, 1000) for i in range(3)]
-    assert rates == pytest.approx(case.tensors["warm.lr"].tolist())
-    before = {name: p.detach().clone() for name, p in case.student.named_parameters()}
-    losses, _ = case.steps([0, 1, 2], rates)
-    assert losses == pytest.approx(case.tensors["warm.loss"].tolist(), rel=1e-6)
-    after = dict(case.student.named_parameters())
-    for name, wanted in case.below("warm.delta_after_3.").items():
-        close(1e4 * (after[name] - before[name]).detach(), wanted, 1e-3)
+    check_first_iterations(case)
 
 
 def test_learning_rates(case: Recorded) -> None:

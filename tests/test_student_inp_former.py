@@ -8,8 +8,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
-from transformer_cases import GOLDEN, Recorded, close, fake_vit
+from torch import nn
+from transformer_cases import (
+    GOLDEN,
+    Recorded,
+    check_first_iterations,
+    check_groups,
+    check_maps,
+    check_parts,
+    check_steps32,
+    check_steps64,
+    close,
+    fake_vit,
+)
 
 from meds.core.backbone import Layer
 from meds.core.errors import PluginError
@@ -36,44 +47,20 @@ def case() -> Recorded:
 
 
 def test_teacher_and_student_groups(case: Recorded) -> None:
-    with torch.inference_mode():
-        targets, outputs = case.run()
-        for i, (target, output) in enumerate(zip(targets, outputs, strict=True)):
-            close(target, case.tensors[f"output.encoder_group.{i}"], 1e-6)
-            close(output, case.tensors[f"output.decoder_group.{i}"], 2e-5)
-            close(patch_distance(target, output), case.tensors[f"output.distance.{i}"], 1e-5)
+    check_groups(case, 2e-5)
 
 
 def test_every_step_of_the_network(case: Recorded) -> None:
-    seen: dict[str, Tensor] = {}
-    modules = {"bottleneck": case.student.bottleneck[0], "inps": case.student.aggregation[0]}
-    modules |= {f"decoder_block.{i}": case.student.decoder[i] for i in (0, 7)}
-    for name, module in modules.items():
-        module.register_forward_hook(lambda _, given, out, name=name: seen.update({name: out, f"{name}.in": given[0]}))
-    with torch.inference_mode():
-        case.run()
-    close(seen["bottleneck.in"], case.tensors["output.fused_tokens"], 1e-6)
-    for name in modules:
-        close(seen[name], case.tensors[f"output.{name}"], 2e-5)
+    blocks = {f"decoder_block.{i}": case.student.decoder[i] for i in (0, 7)}
+    check_parts(case, {"bottleneck": case.student.bottleneck[0], "inps": case.student.aggregation[0], **blocks}, 2e-5)
     assert case.student._gathering is None, "nothing is kept where no gradient is wanted"
 
 
 @pytest.mark.parametrize("size", ["input", 96, 256])
 def test_maps_and_image_scores(case: Recorded, size) -> None:
-    with torch.inference_mode():
-        targets, outputs = case.run()
-        evaluation = case.student.evaluation_defaults()
-        assert (evaluation.resize, evaluation.map_size, evaluation.mask_rule) == (126, 256, "half")
-        side = evaluation.resize if size == "input" else size
-        evaluation = EvaluationDefaults(**{**vars(evaluation), "map_size": side})
-        maps = pixel_map([patch_distance(t, o) for t, o in zip(targets, outputs, strict=True)], evaluation)
-        smoothed = smooth(maps, evaluation)
-    step, suffix = (4, "_every4th") if size == 256 else (1, "")
-    close(maps[:, None, ::step, ::step], case.tensors[f"output.map_{size}{suffix}"], 1e-5)
-    smoothed_step, smoothed_suffix = (2, "_every2nd") if size == "input" else (step, suffix)
-    wanted = case.tensors[f"output.map_{size}_smoothed{smoothed_suffix}"]
-    close(smoothed[:, None, ::smoothed_step, ::smoothed_step], wanted, 1e-5)
-    close(image_scores(smoothed, evaluation), case.tensors[f"output.score.{size}.top1pct"], 1e-5)
+    evaluation = case.student.evaluation_defaults()
+    assert (evaluation.resize, evaluation.map_size, evaluation.mask_rule) == (126, 256, "half")
+    check_maps(case, size)
 
 
 @pytest.mark.parametrize("name", ["dinomaly", "inp_former"])
@@ -167,37 +154,15 @@ def test_prototypes_are_gathered_from_patches_alone(case: Recorded) -> None:
 
 
 def test_three_steps_in_float64() -> None:
-    case = recorded(torch.float64)
-    losses, _ = case.steps([0, 1, 2], [1e-3] * 3)
-    assert losses == pytest.approx(case.tensors["steps64.loss"].tolist(), rel=1e-9)
-    state = case.student.state_dict()
-    for name, wanted in case.below("steps64.state_after_3.").items():
-        found = state[name]
-        if name == NOISE:
-            found, wanted = found[len(found) // 2 :], wanted[len(wanted) // 2 :]
-        close(found, wanted, 1e-6)
+    check_steps64(recorded(torch.float64), [0, 1, 2], 1e-3, half_noise=NOISE)
 
 
 def test_three_steps_in_float32(case: Recorded) -> None:
-    losses, norms = case.steps([0, 1, 2], [1e-3] * 3)
-    assert losses == pytest.approx(case.tensors["steps.loss"].tolist(), rel=1e-4)
-    assert norms == pytest.approx(case.tensors["steps.grad_norm"].tolist(), rel=1e-3)
-    allowed = dict(zip(case.order, case.tensors["steps.fp32_error_each"].tolist(), strict=True))
-    state = case.student.state_dict()
-    for name, wanted in case.below("steps.state_after_3.").items():
-        if name != NOISE:
-            assert (state[name] - wanted).abs().max() <= max(10 * allowed[name], 1e-5)
+    check_steps32(case, [0, 1, 2], 1e-3, noise=NOISE)
 
 
 def test_the_first_iterations_of_the_published_loop(case: Recorded) -> None:
-    rates = [case.student.training_defaults().learning_rate(i, 1000) for i in range(3)]
-    assert rates == pytest.approx(case.tensors["warm.lr"].tolist())
-    before = {name: p.detach().clone() for name, p in case.student.named_parameters()}
-    losses, _ = case.steps([0, 1, 2], rates)
-    assert losses == pytest.approx(case.tensors["warm.loss"].tolist(), rel=1e-6)
-    after = dict(case.student.named_parameters())
-    for name, wanted in case.below("warm.delta_after_3.").items():
-        close(1e4 * (after[name] - before[name]).detach(), wanted, 1e-3)
+    check_first_iterations(case)
 
 
 def test_parameter_count_of_the_published_size() -> None:

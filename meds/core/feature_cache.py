@@ -93,9 +93,7 @@ class FeatureCache:
         for layer in layers:
             files.remove_leftovers(self.folder / layer)
 
-    def make_room(
-        self, new_bytes: int, wanted_bytes: int, digests: Iterable[str] = (), layers: Sequence[str] = ()
-    ) -> None:
+    def make_room(self, new_bytes: int, wanted_bytes: int, digests: Iterable[str], layers: Sequence[str]) -> None:
         """Free space for a run's features: those of other backbones go first, least recently used first,
         then those of this backbone that the run, its `digests` and `layers`, does not read.
 
@@ -119,14 +117,15 @@ class FeatureCache:
 
     def _remove_unread(self, excess: int, digests: set[str], layers: set[str]) -> None:
         """Remove shards of this backbone that hold nothing of a run, oldest first, until `excess` bytes are free."""
-        paths = [path for path in self.folder.glob(f"*/*{SUFFIX}") if excess > 0]
-        for path in sorted(paths, key=lambda path: path.stat().st_mtime):
+        if excess <= 0:
+            return
+        for path in sorted(self.folder.glob(f"*/*{SUFFIX}"), key=lambda path: path.stat().st_mtime):
             if excess <= 0:
                 break
-            images = _images_in(path, self.damaged)
-            if path.parent.name in layers and not digests.isdisjoint(images):
+            taken = path.stat().st_size
+            if path.parent.name in layers and not digests.isdisjoint(_images_in(path, self.damaged)):
                 continue
-            excess -= path.stat().st_size
+            excess -= taken
             path.unlink(missing_ok=True)
             self._places.pop(path.parent.name, None)
 

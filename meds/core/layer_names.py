@@ -59,16 +59,18 @@ def describe(name: str, layer: Callable[[str], Layer]) -> Layer:
 
 def compute(name: str, maps: Mapping[str, Tensor]) -> Tensor:
     """The derived layer [B, C, H, W] from the maps of its terms."""
+    parts = [_resized(maps[term.base], term.grid) for term in parse(name)]
+    if len(parts) == 1:
+        return parts[0]
+    total = parts[0].float()
+    for part in parts[1:]:
+        total = total + part.float()
+    return total / len(parts)
+
+
+def _resized(values: Tensor, grid: int | None) -> Tensor:
     from torch.nn import functional as F
 
-    total: Tensor | None = None
-    terms = parse(name)
-    for term in terms:
-        value = maps[term.base]
-        if term.grid is not None and value.shape[-2:] != (term.grid, term.grid):
-            value = F.interpolate(value.float(), size=(term.grid, term.grid), mode="bilinear", align_corners=True)
-        if len(terms) > 1:
-            value = value.float()
-        total = value if total is None else total + value
-    assert total is not None
-    return total / len(terms) if len(terms) > 1 else total
+    if grid is None or values.shape[-2:] == (grid, grid):
+        return values
+    return F.interpolate(values.float(), size=(grid, grid), mode="bilinear", align_corners=True)

@@ -66,9 +66,7 @@ class StudentScorer(Scorer):
         return result
 
 
-def student_scorer(context: StageContext, artifact: Artifact) -> StudentScorer:
-    """The scorer of an artifact that holds students."""
+def student_scorer(context: StageContext, artifact: Artifact, own_maps: bool = True) -> StudentScorer:
+    """The scorer of an artifact that holds students; for `own_maps` see `StudentScorer`."""
     students = [load_student(context, artifact, partition) for partition in context.partitions]
-    # A distilled student has learned to reproduce the memory's distances and nothing else.
-    own_maps = artifact.kind != "distilled-student"
     return StudentScorer(context, students, artifact.info["distance"], own_maps)

@@ -106,7 +106,7 @@ def _student(spec: Spec) -> list[Any]:
 def _values(options: Options) -> dict[str, Any]:
     """An options model as plain data, with a file's content in place of its path."""
     values = options.model_dump(mode="json")
-    for name, value in options.model_dump().items():
+    for name, value in options:
         if isinstance(value, Path) and value.expanduser().is_file():
             values[name] = files.sha256_file(value.expanduser())
     return values

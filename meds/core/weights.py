@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +71,12 @@ def load_checked(module: nn.Module, state: Mapping[str, Tensor], source: str) ->
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise PluginError(f"{source} does not fit the model: {', '.join(problems[:3])}{more}.")
     module.load_state_dict(dict(state))
+
+
+def load_file(module: nn.Module, path: Path, convert: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]) -> None:
+    """Load a file into a module after its names and tensors have been converted to the module's own.
+
+    Raises:
+        PluginError: the file cannot be read or does not fit.
+    """
+    load_checked(module, convert(read_weights(path)), f"The weights file '{path}'")

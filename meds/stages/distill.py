@@ -81,5 +81,5 @@ class Distill(Stage):
         return training_seconds(context, self.options)
 
     def scorer(self, context: StageContext, artifact: Artifact) -> StudentScorer:
-        """Scores with the distilled student."""
-        return student_scorer(context, artifact)
+        """Scores with the distilled student, by the memory's distance: it has learned to reproduce nothing else."""
+        return student_scorer(context, artifact, own_maps=False)

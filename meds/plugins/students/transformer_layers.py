@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from meds.plugins.students.precision import at_least_float32
+
 NORM_EPSILON = 1e-8
 
 
@@ -88,11 +90,6 @@ def group_outputs(blocks: Sequence[Tensor], taps: Sequence[int]) -> list[Tensor]
         groups.append(torch.stack(backwards[:share]).mean(dim=0))
         backwards = backwards[share:]
     return groups
-
-
-def at_least_float32(values: Tensor) -> Tensor:
-    """float64 stays, everything else becomes float32."""
-    return values if values.dtype == torch.float64 else values.float()
 
 
 class _ScaleGradient(torch.autograd.Function):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from meds.core.backbone import Backbone, Layer
 from meds.core.layer_names import parse
 from meds.core.student import EvaluationDefaults, Student, TrainingDefaults
-from meds.core.weights import load_checked, read_weights
+from meds.core.weights import load_file
 from meds.plugins.students.learning_rates import warm_cosine
+from meds.plugins.students.precision import at_least_float32
 from meds.plugins.students.stable_adamw import StableAdamW
 from meds.plugins.students.teacher_groups import CNN_WIDTH, Projection, heads_for, teacher_layers
-from meds.plugins.students.transformer_layers import at_least_float32
 from meds.plugins.students.transformer_options import TransformerOptions
 
 
@@ -104,9 +104,9 @@ class TransformerStudent(Student):
         Raises:
             PluginError: the file does not fit.
         """
-        path = self.options.weights
-        if path is None:
-            return
-        state = {name: value for name, value in read_weights(path).items() if not name.startswith("encoder.")}
+        if self.options.weights is not None:
+            load_file(self, self.options.weights, self._from_published)
+
+    def _from_published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         own = {name: value for name, value in self.state_dict().items() if name.startswith("projection.")}
-        load_checked(self, state | own, f"The weights file '{path}'")
+        return {name: value for name, value in state.items() if not name.startswith("encoder.")} | own
