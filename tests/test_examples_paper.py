@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import timm
 from conftest import Finished
 
 from meds.core.registry import load_registry
@@ -17,6 +18,13 @@ FOLDER = Path(__file__).parents[1] / "examples" / "paper"
 DATASETS = ("mvtec", "visa", "real-iad")
 STUDENTS = ("dinomaly", "inp-former", "hvq", "rd")
 METHODS = ("plain", "meds")
+DINOV2 = ("vit_base_patch14_reg4_dinov2.lvd142m", 392, 448)
+BACKBONES = {
+    "dinomaly": DINOV2,
+    "inp-former": DINOV2,
+    "hvq": ("tf_efficientnet_b4.aa_in1k", 224, None),
+    "rd": ("wide_resnet50_2.tv_in1k", 256, None),
+}
 
 
 def read(dataset: str, student: str, method: str, *overrides: str) -> Spec:
@@ -35,10 +43,16 @@ def test_a_spec_is_what_its_name_says(dataset: str, student: str, method: str) -
     spec = read(dataset, student, method)
     assert (spec.dataset.type, spec.student.type, spec.name) == (dataset, student, f"{dataset}-{student}-{method}")
     assert spec.classes == ("separate" if dataset == "real-iad" else "unified")
+    backbone = spec.backbone.options
+    assert (backbone.model, backbone.image_size, backbone.resize) == BACKBONES[student]
     stages = [stage.type for stage in spec.stages]
     assert stages == (
         ["fit", "evaluate"] if method == "plain" else ["memory", "distill", "select-finetune", "evaluate"]
     )
+
+
+def test_timm_has_weights_for_every_backbone() -> None:
+    assert {model for model, *_ in BACKBONES.values()} <= set(timm.list_pretrained())
 
 
 @pytest.mark.parametrize("student", STUDENTS)

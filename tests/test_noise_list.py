@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from meds.cli.results import show_noise
+from meds.core.data import scan
 from meds.core.dataset import Record
 from meds.core.errors import DataError, SpecError
 from meds.core.registry import load_registry
 from meds.core.spec import resolve_spec
 from meds.core.spec_source import parse_spec
+from meds.plugins.datasets.mvtec import MvtecDataset, MvtecOptions
 from meds.plugins.noise_list import ListOptions, ListProtocol
 
 
@@ -74,6 +79,48 @@ def test_mistakes_in_the_list(tmp_path: Path, rows: tuple[str, ...], sentence: s
         protocol(write(tmp_path, *rows)).apply(RECORDS)
 
 
+def test_a_path_that_two_images_share_is_refused(tmp_path: Path) -> None:
+    twice = [*RECORDS, Record("/data/bottle/elsewhere/003.png", "bottle", "train", 0, "good")]
+    with pytest.raises(DataError, match=r"list.csv:3: the data set has 2 images that 'bottle/train/good/003.png' may"):
+        protocol(write(tmp_path, *ROWS)).apply(twice)
+
+
+def test_a_normal_test_image_is_added_but_is_no_defect(tmp_path: Path) -> None:
+    result = protocol(write(tmp_path, *ROWS[:2], "bottle/test/good/001.png")).apply(RECORDS)
+    assert [r.defect for r in result.train] == ["good", "good", "dirty"]
+    assert result.injected == (False, False, True)
+
+
+def test_longer_paths_other_columns_and_a_byte_order_mark(tmp_path: Path) -> None:
+    path = write(tmp_path, "./mvtec/bottle/test/dirty/001.png", "bottle/train/good/000.png", header="filename,class")
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert protocol(path).apply(RECORDS).injected == (False, True)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_the_report_of_a_run_says_what_is_in_both_splits(
+    tmp_path: Path, overlap: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for value, record in enumerate(RECORDS):
+        place = tmp_path / "mvtec" / "bottle" / record.split / str(record.defect) / Path(record.path).name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((6, 8), value, np.uint8)).save(place)
+    dataset = MvtecDataset(MvtecOptions(path=tmp_path / "mvtec"))
+    noise = scan(dataset, protocol(write(tmp_path, *ROWS), overlap)).noise
+    assert noise["total"]["in_both_splits"] == noise["classes"]["bottle"]["in_both_splits"] == int(overlap)
+    show_noise(noise)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "bottle: 1 defects among 2 normal training images (50.0 % of the normals, 33.3 % of all)" in said
+    assert ("Test images that are training images too: 1" in said) == overlap
+
+
+def test_a_list_without_normal_images_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"injected": 3, "already_present": 0, "normals": 0, "ratio_of_normal": None, "ratio_of_total": 1.0}
+    show_noise({"classes": {"bottle": row}, "total": {"in_both_splits": 0}})
+    said = " ".join(capsys.readouterr().out.split())
+    assert said == "bottle: 3 defects among 0 normal training images (– % of the normals, 100.0 % of all)"
+
+
 def test_files_that_are_no_list(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"list.csv:1: has no column 'filename'"):
         protocol(write(tmp_path, header="path,class")).apply(RECORDS)
@@ -97,5 +144,18 @@ def test_a_list_in_a_spec_chooses_this_protocol() -> None:
     assert spec.noise is not None
     assert spec.noise.dump() == {"type": "list", "list": "some.csv", "overlap": True}
     assert resolve_spec(parse_spec(spec.to_yaml(), "spec.yaml"), registry).noise == spec.noise
-    with pytest.raises(SpecError, match="unknown key 'ratio' in `noise`; known: list, overlap"):
-        resolve_spec(parse_spec(SPEC.replace("NOISE", "list: some.csv, ratio: 0.1"), "spec.yaml"), registry)
+
+
+@pytest.mark.parametrize(
+    ("noise", "sentence"),
+    [
+        ("list: a.csv, ratio: 0.1", "spec.yaml:4: `noise`: `list` and `ratio` exclude each other, because"),
+        ("list: a.csv, ratio: 0.1, seed: 0, of: normal", "`list` and `ratio`, `of`, `seed` exclude each other"),
+        ("list: a.csv, overlp: true", "unknown key 'overlp' in `noise`; did you mean 'overlap'"),
+    ],
+)
+def test_a_list_and_a_draw_exclude_each_other(noise: str, sentence: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        resolve_spec(parse_spec(SPEC.replace("NOISE", noise), "spec.yaml"), load_registry())
+    assert sentence in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1

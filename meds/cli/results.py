@@ -43,13 +43,17 @@ def _show_ranking(ranking: Mapping[str, Mapping[str, float | None]]) -> None:
 
 
 def show_noise(noise: Mapping[str, Any]) -> None:
-    """Print how many known defects are in the training images."""
+    """Print how many known defects are in the training images, and how many test images are."""
     for name, row in noise["classes"].items():
-        if row["injected"]:
+        defects = row["injected"] + row["already_present"]
+        if defects:
             console.print(
-                f"{name}: {row['injected']} defects among {row['normals']} normal training images "
-                f"({100 * row['ratio_of_normal']:.1f} % of the normals, {100 * row['ratio_of_total']:.1f} % of all)"
+                f"{name}: {defects} defects among {row['normals']} normal training images "
+                f"({percent(row['ratio_of_normal'])} % of the normals, {percent(row['ratio_of_total'])} % of all)"
             )
+    shared = noise["total"]["in_both_splits"]
+    if shared:
+        console.print(f"Test images that are training images too: {shared}")
 
 
 def percent(value: float | None) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from meds.core import files
-from meds.core.contamination import NoiseProtocol, without_noise
+from meds.core.contamination import Contaminated, NoiseProtocol, without_noise
 from meds.core.dataset import Dataset, Record
 from meds.core.errors import DataError
 
@@ -34,7 +35,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class RunData:
-    """Training and test images of a run, the class names, the noise report and the unreadable paths."""
+    """Training and test images of a run, the class names, the noise report and the unreadable paths.
+
+    `noise` is `NoiseReport.as_dict()`, and for each class and in total `in_both_splits`: the number of test images
+    whose content is among the training images, by the noise protocol or by the data set itself.
+    """
 
     class_names: tuple[str, ...]
     train: tuple[Sample, ...]
@@ -116,9 +121,20 @@ def scan(dataset: Dataset[Any], protocol: NoiseProtocol | None) -> RunData:
             for record, injected in zip(result.train, result.injected, strict=True)
         ),
         tuple(Sample(record, digests[record.path], names.index(record.class_name)) for record in result.test),
-        result.report.as_dict(),
+        _with_shared(result, digests),
         tuple(unreadable),
     )
+
+
+def _with_shared(result: Contaminated, digests: Mapping[str, str]) -> dict[str, Any]:
+    """The noise report with the number of test images that are training images too."""
+    report = result.report.as_dict()
+    trained = {digests[record.path] for record in result.train}
+    shared = Counter(record.class_name for record in result.test if digests[record.path] in trained)
+    for name, row in report["classes"].items():
+        row["in_both_splits"] = shared[name]
+    report["total"]["in_both_splits"] = shared.total()
+    return report
 
 
 def _check_mask(dataset: Dataset[Any], record: Record) -> None:

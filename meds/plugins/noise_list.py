@@ -7,14 +7,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from meds.core.contamination import ClassNoise, Contaminated, NoiseProtocol, NoiseReport, class_names, count_by_class
 from meds.core.dataset import ANOMALOUS, Record
 from meds.core.errors import DataError
 from meds.core.hookspecs import hookimpl
 from meds.core.registry import Options, Plugin
+from meds.plugins.noise import InjectOptions
 
 PATH_COLUMN = "filename"
 
@@ -31,6 +33,20 @@ class ListOptions(Options):
         description="Keep the injected images in the test split too, as the paper does; false removes them.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_is_drawn(cls, data: Any) -> Any:
+        """Refuse the options of `inject` in one sentence instead of as unknown keys one by one."""
+        given = set(data) - set(cls.model_fields) if isinstance(data, dict) else set()
+        drawing = [name for name in InjectOptions.model_fields if name in given]
+        if drawing:
+            raise ValueError(
+                f"`list` and {', '.join(f'`{name}`' for name in drawing)} exclude each other, because the list itself "
+                "says which images are used; leave out one or the other, on the command line with "
+                "--set 'noise={list: FILE}'"
+            )
+        return data
+
 
 @dataclass(frozen=True)
 class _Row:
@@ -42,10 +58,11 @@ class _Row:
 
 
 class ListProtocol(NoiseProtocol):
-    """Takes the training images of a list; an image whose path lies under `test/` is injected.
+    """Takes the training images of a list; a defect whose path lies under `test/` is injected.
 
     Paths are matched by class, split, defect type and file name, so that a data set in another folder layout
-    with the same file names serves as well. Rows of classes that the spec leaves out are ignored.
+    with the same file names serves as well. Rows of classes that the spec leaves out are ignored, and so are
+    other columns: the class is the one in the path.
     """
 
     options: ListOptions
@@ -56,10 +73,11 @@ class ListProtocol(NoiseProtocol):
     def apply(self, records: Sequence[Record]) -> Contaminated:
         """The listed images in the data set's order, normal ones first; repeated rows are repeated images.
 
-        Raises DataError if the file cannot be read, names an image that the data set lacks, or lacks a class.
+        Raises DataError if the file cannot be read, names an image that the data set lacks or has more than once,
+        or lacks a class.
         """
         names = class_names(records)
-        counts = Counter(row.path for row in self._rows(names, {layout_path(record) for record in records}))
+        counts = Counter(row.path for row in self._rows(names, Counter(map(layout_path, records))))
         train = [r for r in records for _ in range(counts[layout_path(r)]) if r.split == "train"]
         drawn = [r for r in records for _ in range(counts[layout_path(r)]) if r.split == "test"]
         removed = set() if self.options.overlap else set(drawn)
@@ -74,12 +92,17 @@ class ListProtocol(NoiseProtocol):
     def _described(self) -> dict[str, object]:
         return self.options.model_dump(mode="json")
 
-    def _rows(self, names: Sequence[str], known: set[str]) -> list[_Row]:
+    def _rows(self, names: Sequence[str], known: Counter[str]) -> list[_Row]:
         path = self.options.list
         rows = [row for row in _read(path) if row.class_name in names]
         for row in rows:
             if row.path not in known:
                 raise DataError(f"{path}:{row.line}: the data set has no image '{row.path}'.")
+            if known[row.path] > 1:
+                raise DataError(
+                    f"{path}:{row.line}: the data set has {known[row.path]} images that '{row.path}' may mean; "
+                    "give them different names."
+                )
         for name in names:
             if not any(row.class_name == name for row in rows):
                 raise DataError(f"{path}: names no image of the class '{name}'; leave it out with `dataset.classes`.")
@@ -93,7 +116,7 @@ def layout_path(record: Record) -> str:
 
 def _read(path: Path) -> list[_Row]:
     try:
-        with path.expanduser().open(newline="", encoding="utf-8") as file:
+        with path.expanduser().open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if PATH_COLUMN not in (reader.fieldnames or ()):
                 raise DataError(f"{path}:1: has no column '{PATH_COLUMN}'.")

@@ -16,6 +16,7 @@ from meds.core.hookspecs import hookimpl
 from meds.core.registry import Plugin
 
 IMAGE_FOLDERS = ("realiad_1024", "realiad_512", "realiad_256", "realiad_raw")
+LISTS_PARENT = "realiad_jsons"
 VIEW = re.compile(r"_(C[1-5])_")
 SPLITS: tuple[Split, Split] = ("train", "test")
 View = Literal["C1", "C2", "C3", "C4", "C5"]
@@ -27,7 +28,8 @@ class RealIadOptions(DatasetOptions):
     path: Path = Field(description="The folder that holds the image folder and the folder of JSON lists.")
     lists: str = Field(
         default="realiad_jsons",
-        description='Folder of the JSON lists, such as "realiad_jsons_sv" or "realiad_jsons_fuiad_0.4".',
+        description='Folder of the JSON lists, such as "realiad_jsons_sv" or "realiad_jsons_fuiad_0.4", directly in '
+        "`path` or in its folder `realiad_jsons`.",
     )
     images: str | None = Field(
         default=None,
@@ -49,7 +51,8 @@ class RealIadDataset(Dataset[RealIadOptions]):
     def records(self) -> Sequence[Record]:
         """All images by class, training images first, each part sorted by path.
 
-        Raises DataError if a folder, a list, an image or a mask is missing, or a list is malformed.
+        Raises DataError if a folder or a list is missing, a list is malformed, or (unless the dataset is told to
+        skip what cannot be read) an image or a mask is missing.
         """
         lists, images = self._lists(), self._images()
         found = {file.stem: file for file in sorted(lists.glob("*.json"))}
@@ -68,13 +71,11 @@ class RealIadDataset(Dataset[RealIadOptions]):
 
     def _lists(self) -> Path:
         folder = self.options.path / self.options.lists
-        # Some downloads put the folder into another one of the same name.
-        nested = folder / folder.name
-        if nested.is_dir():
-            return nested
-        if not folder.is_dir():
-            raise DataError(f"{folder}: there is no such folder; check `dataset.path` and `dataset.lists`.")
-        return folder
+        # The usual download holds all folders of lists in one folder, others put each into one of the same name.
+        for place in (folder / folder.name, folder, self.options.path / LISTS_PARENT / self.options.lists):
+            if place.is_dir():
+                return place
+        raise DataError(f"{folder}: there is no such folder; check `dataset.path` and `dataset.lists`.")
 
     def _images(self) -> Path:
         names = IMAGE_FOLDERS if self.options.images is None else (self.options.images,)
@@ -95,22 +96,31 @@ class RealIadDataset(Dataset[RealIadOptions]):
         prefix, normal_class = content["meta"]["prefix"], content["meta"]["normal_class"]
         for number, entry in enumerate(content[split]):
             where = f"{file}: entry {number} of '{split}'"
-            image, kind = entry.get("image_path"), entry.get("anomaly_class")
+            if not isinstance(entry, dict):
+                raise DataError(f"{where} is no object with 'image_path', 'anomaly_class' and 'mask_path'.")
+            image, kind, mask = (entry.get(key) for key in ("image_path", "anomaly_class", "mask_path"))
             if not isinstance(image, str) or not isinstance(kind, str):
                 raise DataError(f"{where} needs texts for 'image_path' and 'anomaly_class'.")
+            if mask is not None and not isinstance(mask, str):
+                raise DataError(f"{where} needs a text or null for 'mask_path'.")
             view = VIEW.search(Path(image).name)
             if self.options.views is not None and (view is None or view[1] not in self.options.views):
                 continue
-            mask = entry.get("mask_path")
-            defective = mask is not None and kind != normal_class
+            if kind == normal_class:
+                mask = None
             yield Record(
-                path=str(_file(where, images / prefix / image)),
+                path=self._file(where, images / prefix / image),
                 class_name=name,
                 split=split,
-                label=ANOMALOUS if defective else NORMAL,
-                defect=kind if defective else "good",
-                mask=str(_file(where, images / prefix / mask)) if defective else None,
+                label=NORMAL if mask is None else ANOMALOUS,
+                defect="good" if mask is None else kind,
+                mask=None if mask is None else self._file(where, images / prefix / mask),
             )
+
+    def _file(self, where: str, path: Path) -> str:
+        if self.options.unreadable == "error" and not path.is_file():
+            raise DataError(f"{where}: there is no file {path}; complete the copy or set `dataset.unreadable: skip`.")
+        return str(path)
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -127,12 +137,6 @@ def _read(file: Path) -> dict[str, Any]:
     if not wanted or not all(isinstance(content.get(split), list) for split in SPLITS):
         raise DataError(f"{file}: the list needs 'meta' with 'prefix' and 'normal_class', 'train' and 'test'.")
     return dict(content)
-
-
-def _file(where: str, path: Path) -> Path:
-    if not path.is_file():
-        raise DataError(f"{where}: there is no file {path}.")
-    return path
 
 
 @hookimpl

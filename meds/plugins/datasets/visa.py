@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
 
+from meds.core import images
 from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, DatasetOptions, Record, Split
 from meds.core.errors import DataError
 from meds.core.hookspecs import hookimpl
@@ -18,7 +22,8 @@ from meds.plugins.datasets.mvtec import MvtecDataset, MvtecOptions
 COLUMNS = ("object", "split", "label", "image", "mask")
 SPLIT_TABLE = Path("split_csv") / "1cls.csv"
 REORGANISED = "1cls"
-# The reorganised layout knows one defect type only; both layouts give the same records.
+# The reorganised layout knows one defect type only. The original one has more (`image_anno.csv`), which are not read:
+# both layouts must give the same records, and with them the same draw of noise.
 DEFECT = "bad"
 SPLITS: dict[str, Split] = {"train": "train", "test": "test"}
 
@@ -39,14 +44,21 @@ class VisaOptions(DatasetOptions):
         default=None, min_length=1, description="The classes to use; all that are found if left out."
     )
 
+    @model_validator(mode="after")
+    def _table_belongs_to_the_original_layout(self) -> VisaOptions:
+        if self.layout == "1cls" and self.split_csv is not None:
+            raise ValueError("`split_csv` belongs to `layout: original`; in the layout 1cls the folders are the split")
+        return self
+
 
 class VisaDataset(Dataset[VisaOptions]):
-    """VisA (Zou et al., ECCV 2022). Mask pixels that are not zero are the defect, whatever their number."""
+    """VisA (Zou et al., ECCV 2022). All defects have the type "bad", and every one has a mask."""
 
     def records(self) -> Sequence[Record]:
         """All images by class, training images first, then the defects, each part sorted by path.
 
-        Raises DataError if the folder has neither layout, the table is malformed, or a class is unknown.
+        Raises DataError if the folder has neither layout, the table is malformed, a class is unknown, or (unless
+        the dataset is told to skip what cannot be read) an image or a mask is missing.
         """
         path = self.options.path
         if not path.is_dir():
@@ -54,7 +66,12 @@ class VisaDataset(Dataset[VisaOptions]):
         if self._original():
             return self._from_table(self.options.split_csv or path / SPLIT_TABLE)
         folder = path / REORGANISED if (path / REORGANISED).is_dir() else path
-        return MvtecDataset(MvtecOptions(path=folder, classes=self.options.classes)).records()
+        found = MvtecDataset(MvtecOptions(path=folder, classes=self.options.classes)).records()
+        return [self._with_mask(record) for record in found]
+
+    def read_mask(self, record: Record) -> npt.NDArray[np.bool_] | None:
+        """The defect mask [H, W]: every pixel that is not zero, as its value is the number of its defect type."""
+        return None if record.mask is None else np.asarray(images.read_rgb(Path(record.mask)).any(axis=2))
 
     def _original(self) -> bool:
         if self.options.layout != "auto":
@@ -63,55 +80,69 @@ class VisaDataset(Dataset[VisaOptions]):
         return self.options.split_csv is not None or any(path.glob("*/Data/Images"))
 
     def _from_table(self, table: Path) -> list[Record]:
-        rows = self._read(table)
-        found = sorted({record.class_name for record in rows})
+        rows = _read(table)
+        found = sorted({row["object"] for _, row in rows})
         wanted = found if self.options.classes is None else sorted(set(self.options.classes))
         for name in wanted:
             if name not in found:
                 raise DataError(f"{table}: there is no class '{name}'; `dataset.classes` can name: {', '.join(found)}.")
-        chosen = [record for record in rows if record.class_name in wanted]
+        chosen = [self._record(f"{table}:{line}", row) for line, row in rows if row["object"] in wanted]
         return sorted(chosen, key=lambda r: (r.class_name, r.split == "test", r.defect, r.path))
 
-    def _read(self, table: Path) -> list[Record]:
-        try:
-            with table.open(newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-                if missing:
-                    raise DataError(
-                        f"{table}:1: the column '{missing[0]}' is missing; it must have {', '.join(COLUMNS)}."
-                    )
-                return [self._record(table, reader.line_num, row) for row in reader]
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(
-                f"{table}: the split table cannot be read ({error}); give it as `dataset.split_csv`."
-            ) from error
-
-    def _record(self, table: Path, line: int, row: dict[str, str]) -> Record:
-        values = {name: (row[name] or "").strip() for name in COLUMNS}
-        if values["split"] not in SPLITS or values["label"] not in ("normal", "anomaly"):
-            raise DataError(
-                f"{table}:{line}: split '{values['split']}' and label '{values['label']}' are not understood; "
-                "they must be train or test, and normal or anomaly."
-            )
-        normal = values["label"] == "normal"
-        image, mask = self._file(table, line, values["image"]), None
-        if values["mask"] and not normal:
-            mask = str(self._file(table, line, values["mask"]))
+    def _record(self, where: str, row: dict[str, str]) -> Record:
+        normal = row["label"] == "normal"
         return Record(
-            path=str(image),
-            class_name=values["object"],
-            split=SPLITS[values["split"]],
+            path=self._file(where, self.options.path / row["image"]),
+            class_name=row["object"],
+            split=SPLITS[row["split"]],
             label=NORMAL if normal else ANOMALOUS,
             defect="good" if normal else DEFECT,
-            mask=mask,
+            mask=None if normal else self._file(where, self.options.path / row["mask"]),
         )
 
-    def _file(self, table: Path, line: int, name: str) -> Path:
-        path = self.options.path / name
-        if not name or not path.is_file():
-            raise DataError(f"{table}:{line}: there is no file {path}.")
-        return path
+    def _with_mask(self, record: Record) -> Record:
+        """A test defect of the reorganised layout with the mask that it must have."""
+        if record.mask is not None or record.label != ANOMALOUS or record.split != "test":
+            return record
+        image = Path(record.path)
+        mask = image.parents[2] / "ground_truth" / image.parent.name / f"{image.stem}.png"
+        return replace(record, mask=self._file(f"{image}: its mask is missing", mask))
+
+    def _file(self, where: str, path: Path) -> str:
+        if self.options.unreadable == "error" and not path.is_file():
+            raise DataError(f"{where}: there is no file {path}; complete the copy or set `dataset.unreadable: skip`.")
+        return str(path)
+
+
+def _read(table: Path) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a split table, checked as far as the files are not needed, each with its line."""
+    try:
+        # A table that a spreadsheet program has saved may start with a byte-order mark.
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            if missing:
+                raise DataError(f"{table}:1: the column '{missing[0]}' is missing; it must have {', '.join(COLUMNS)}.")
+            return [(reader.line_num, _checked(f"{table}:{reader.line_num}", row)) for row in reader]
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{table}: there is no such split table; copy it there or say where it is with `dataset.split_csv`."
+        ) from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table}: the split table cannot be read ({error}); check `dataset.split_csv`.") from error
+
+
+def _checked(where: str, row: dict[str, str]) -> dict[str, str]:
+    values = {name: (row[name] or "").strip() for name in COLUMNS}
+    if values["split"] not in SPLITS or values["label"] not in ("normal", "anomaly"):
+        raise DataError(
+            f"{where}: split '{values['split']}' and label '{values['label']}' are not understood; "
+            "they must be train or test, and normal or anomaly."
+        )
+    for name in ("object", "image", *(("mask",) if values["label"] == "anomaly" else ())):
+        if not values[name]:
+            raise DataError(f"{where}: the column '{name}' is empty; fill it in or remove the line.")
+    return values
 
 
 @hookimpl
