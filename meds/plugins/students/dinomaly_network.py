@@ -12,7 +12,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from meds.core.backbone import Backbone, Layer
 from meds.core.errors import PluginError
@@ -20,12 +19,11 @@ from meds.core.layer_names import mean_of, parse
 from meds.core.registry import Options
 from meds.core.student import EvaluationDefaults, Progress, TrainingDefaults
 from meds.plugins.students.dinomaly import DinomalyOptions
+from meds.plugins.students.linear_attention import linear_attention
 from meds.plugins.students.transformer_layers import (
     Perceptron,
     group_outputs,
-    join_heads,
     layer_norm,
-    split_heads,
     start_values,
     to_map,
     to_tokens,
@@ -46,11 +44,7 @@ class LinearAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, N, C] -> [B, N, C]."""
-        query, key, value = (split_heads(part, self.heads) for part in self.qkv(tokens).chunk(3, dim=2))
-        query, key = F.elu(query) + 1, F.elu(key) + 1
-        total = (query @ key.sum(dim=2)[:, :, :, None]) + self.epsilon
-        mixed = query @ (key.transpose(2, 3) @ value)
-        result: Tensor = self.proj(join_heads(mixed / total))
+        result: Tensor = self.proj(linear_attention(self.qkv(tokens), self.heads, self.epsilon))
         return result
 
 
