@@ -33,7 +33,7 @@ class _LinearAttention(torch.autograd.Function):
         return output.transpose(1, 2).reshape(batch, count, -1)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         features, value, state, sums, total, output = context.saved_tensors
         query, key = features.unbind(0)
