@@ -17,8 +17,8 @@ from torch import Tensor
 from meds.core import scoring
 from meds.core.backbone import Backbone, Layer, Preprocessing
 from meds.core.errors import PluginError
+from meds.core.model import EvaluationDefaults
 from meds.core.partitions import StudentScorer, student_scorer
-from meds.core.student import EvaluationDefaults
 from meds.plugins.students.hvq import HVQOptions, meds_students
 from meds.stages.distill import Distill
 from meds.stages.options import DistillOptions
@@ -223,7 +223,7 @@ class TestAnomalyMaps:
             trained = student_scorer(context, Stored())
             assert isinstance(trained, StudentScorer)
             distilled = Distill(DistillOptions()).scorer(context, Stored())
-            own, taught = (scorer.group_maps(features, classes)[0] for scorer in (trained, distilled))
+            own, taught = (scorer.scores(features, classes).maps[0] for scorer in (trained, distilled))
             (target,), (output,) = student.targets(features), student(features, classes)
         close(own, torch.linalg.vector_norm(target - output, dim=1))
         close(taught, scoring.patch_distance(target, output))

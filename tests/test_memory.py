@@ -242,6 +242,6 @@ def test_unseen_images_are_scored_against_all_training_images(tmp_path: Path) ->
     stage.run(context)
     artifact = stored(**load_file(context.output.folder / "scores.safetensors"))
     scorer = stage.scorer(context, artifact)
-    assert scorer.training_maps().min() > 1e-3
-    (maps,) = scorer.group_maps([features], torch.zeros(6, dtype=torch.int64))
+    assert scorer.training_scores().maps[0].min() > 1e-3
+    (maps,) = scorer.scores([features], torch.zeros(6, dtype=torch.int64)).maps
     torch.testing.assert_close(maps, torch.zeros(6, 2, 2), atol=1e-6, rtol=0)

@@ -15,8 +15,8 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from meds.core import scoring
+from meds.core.model import EvaluationDefaults
 from meds.core.selection import robust_maximum
-from meds.core.student import EvaluationDefaults
 
 GOLDEN = load_file(Path(__file__).parent / "golden" / "rd_detail.safetensors")
 

@@ -11,12 +11,12 @@ from meds.core.data import RunData, scan
 from meds.core.dataset import Dataset
 from meds.core.feature_cache import FeatureCache, bytes_per_image
 from meds.core.home import cache_limit_bytes, meds_home
+from meds.core.model import Model
 from meds.core.plan import PlannedStage, layers_read, plan_stages
 from meds.core.registry import Registry
 from meds.core.runtime import Runtime
 from meds.core.spec import Spec
 from meds.core.store import Store
-from meds.core.student import Student
 
 
 class Pipeline:
@@ -51,9 +51,9 @@ class Pipeline:
         return backbone
 
     @cached_property
-    def student_class(self) -> type[Student]:
-        """The student's class."""
-        student: type[Student] = self.spec.student.registration.load()
+    def student_class(self) -> type[Model]:
+        """The class of the student or detector."""
+        student: type[Model] = self.spec.student.registration.load()
         return student
 
     @cached_property
@@ -64,7 +64,7 @@ class Pipeline:
     @cached_property
     def stages(self) -> tuple[PlannedStage, ...]:
         """The planned stages."""
-        return plan_stages(self.spec, self.data, self.backbone, self.runtime.precision)
+        return plan_stages(self.spec, self.data, self.backbone, self.student_class, self.runtime.precision)
 
     @cached_property
     def layers(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from meds.core import files
 from meds.core.backbone import Backbone
 from meds.core.data import RunData
 from meds.core.errors import SpecError, UserError
+from meds.core.model import Model
 from meds.core.registry import Options, Registration
 from meds.core.spec import Block, Spec
 from meds.core.stage import Stage
@@ -34,11 +35,17 @@ class PlannedStage:
         return self.block.name
 
 
-def plan_stages(spec: Spec, data: RunData, backbone: Backbone, precision: str) -> tuple[PlannedStage, ...]:
-    """Wire the stages and give each artifact its name; SpecError if a stage lacks an input."""
+def plan_stages(
+    spec: Spec, data: RunData, backbone: Backbone, model: type[Model], precision: str
+) -> tuple[PlannedStage, ...]:
+    """Wire the stages and give each artifact its name.
+
+    Raises SpecError if a stage lacks an input, PluginError if it cannot work with the student.
+    """
     planned: list[PlannedStage] = []
     for block in spec.stages:
         stage: Stage = block.registration.load()(block.options)
+        stage.check_model(spec.student.type, model, backbone)
         inputs = _wire(block, stage, planned)
         fingerprint = files.fingerprint(
             {

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from meds.core.student import EvaluationDefaults
+from meds.core.model import EvaluationDefaults
 
 Distance = Literal["cosine", "euclidean"]
 
@@ -75,7 +75,7 @@ def smooth(maps: Tensor, evaluation: EvaluationDefaults) -> Tensor:
 
 
 def image_scores(maps: Tensor, evaluation: EvaluationDefaults) -> Tensor:
-    """Image scores [B] of smoothed maps [B, S, S], see `EvaluationDefaults.image_score`.
+    """Image scores [B] of smoothed maps [B, S, S] for the rules that look at pixels: "max", "top", "pooled-max".
 
     A window that is larger than the map is cut to it.
     """

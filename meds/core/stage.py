@@ -14,8 +14,9 @@ from torch import Tensor
 
 from meds.core.backbone import Backbone
 from meds.core.data import RunData, Sample
-from meds.core.errors import UserError
+from meds.core.errors import PluginError, UserError
 from meds.core.feature_cache import FeatureCache
+from meds.core.model import Model, Scores
 from meds.core.runtime import Runtime
 from meds.core.seeds import derive_seed
 from meds.core.store import Artifact, ArtifactWriter
@@ -88,7 +89,7 @@ class StageContext:
     features: FeatureCache
     runtime: Runtime
     reporter: Reporter
-    student_class: type[Student]
+    student_class: type[Model]
     student_options: Any
     selection_rule: Callable[[Mapping[str, Any]], Any]
     inputs: Mapping[str, Artifact]
@@ -102,13 +103,21 @@ class StageContext:
         """Names of the layers that the student reads."""
         return self.student_class.layers_needed(self.student_options, self.backbone)
 
-    def new_student(self, *labels: object) -> Student:
-        """A student with random weights that depend on the run's seed and the labels only."""
+    def new_model(self, *labels: object) -> Model:
+        """A student, or a detector that is not fitted; random weights depend on the run's seed and the labels only."""
         torch.manual_seed(derive_seed(self.seed, "student", *labels))
         layers = [self.backbone.layer(name) for name in self.student_layers()]
-        student = self.student_class(self.student_options, layers, self.data.class_names)
-        self.runtime.place(student)
-        return student
+        model = self.student_class(self.student_options, layers, self.data.class_names)
+        if isinstance(model, Student):
+            self.runtime.place(model)
+        return model
+
+    def new_student(self, *labels: object) -> Student:
+        """A model that must be a student, see `new_model`."""
+        model = self.new_model(*labels)
+        if not isinstance(model, Student):
+            raise PluginError(f"The stage `{self.name}` needs a student that reconstructs teacher maps.")
+        return model
 
     def read_features(self, samples: Sequence[Sample], layers: Sequence[str] | None = None) -> list[Tensor]:
         """Feature maps of the samples on the device, float32 [n, C, H, W] for each layer."""
@@ -134,11 +143,11 @@ class Scorer(ABC):
     layers: tuple[str, ...]
 
     @abstractmethod
-    def group_maps(self, features: Sequence[Tensor], classes: Tensor) -> list[Tensor]:
-        """Distance maps [B, H_i, W_i] float32 of each group, finest or coarsest in any order."""
+    def scores(self, features: Sequence[Tensor], classes: Tensor) -> Scores:
+        """Scores of images from the features of `layers`, [B, C_i, H_i, W_i]; `classes` int64 [B]."""
 
-    def training_maps(self) -> Tensor | None:
-        """Score maps [n, H, W] of the training images where they must not be computed like test images.
+    def training_scores(self) -> Scores | None:
+        """Scores of the training images, in their order, where they must not be computed like test images.
 
         None (the default) if training images are scored like any other.
         """
@@ -171,6 +180,9 @@ class Stage(ABC):
     def student_matters(self, backbone: Backbone) -> bool:  # noqa: ARG002
         """Whether its result depends on the student's options."""
         return True
+
+    def check_model(self, name: str, model: type[Model], backbone: Backbone) -> None:  # noqa: B027
+        """Refuse a student that it cannot work with: PluginError. `name` is the student's name in the spec."""
 
     def sees_test_images(self) -> bool:
         """Whether its result depends on the test images, labels and masks."""

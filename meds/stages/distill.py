@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from meds.core.backbone import Backbone
 from meds.core.checkpoint import Checkpoints
-from meds.core.partitions import StudentScorer, student_file, student_scorer
+from meds.core.model import Model
+from meds.core.partitions import StudentScorer, refuse_detector, student_file, student_scorer
 from meds.core.scoring import resize_map, score_map
 from meds.core.seeds import derive_seed
 from meds.core.stage import Partition, Stage, StageContext
@@ -26,6 +28,10 @@ class Distill(Stage):
     def consumes(self) -> tuple[tuple[str, ...], ...]:
         """The memory's score maps."""
         return (("memory-scores",),)
+
+    def check_model(self, name: str, model: type[Model], backbone: Backbone) -> None:  # noqa: ARG002
+        """Only a network that reconstructs teacher maps can be trained here."""
+        refuse_detector("distill", name, model)
 
     def run(self, context: StageContext) -> None:
         """Train one student for each partition of the classes."""

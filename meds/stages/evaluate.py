@@ -12,11 +12,13 @@ from torch import Tensor
 
 from meds.core import metrics, scoring
 from meds.core.data import Sample
+from meds.core.errors import PluginError
 from meds.core.images import resize_and_crop_mask
+from meds.core.model import EvaluationDefaults, Scores
 from meds.core.selection import robust_maximum
 from meds.core.stage import ProgressBar, Scorer, Stage, StageContext
 from meds.core.store import Artifact
-from meds.core.student import EvaluationDefaults
+from meds.core.student import Student
 from meds.core.training import step_seconds
 from meds.stages.options import EvaluateOptions
 
@@ -61,7 +63,7 @@ class Evaluate(Stage):
             context.reporter.bar(context.name, len(data.train) + len(data.test)) as bar,
             torch.inference_mode(),
         ):
-            train = self._score(context, scorer, data.train, how, bar, scorer.training_maps(), pixels=False)
+            train = self._score(context, scorer, data.train, how, bar, scorer.training_scores(), pixels=False)
             labelled = any(sample.record.mask is not None for sample in data.test)
             test = self._score(context, scorer, data.test, how, bar, None, pixels=labelled)
         ranking = robust_maximum(train.patches) if len(data.train) else train.images
@@ -80,9 +82,11 @@ class Evaluate(Stage):
         )
         context.output.info["selected"] = selected.astype(int).tolist()
 
-    def estimate_seconds(self, context: StageContext) -> float:
-        """A third of a timed training step for every batch of training and test images."""
+    def estimate_seconds(self, context: StageContext) -> float | None:
+        """A third of a timed training step for every batch of images; None for a detector, which has no such step."""
         images = len(context.data.train) + len(context.data.test)
+        if not issubclass(context.student_class, Student):
+            return None
         return step_seconds(context, self.options.batch_size) / 3 * images / self.options.batch_size
 
     def evaluation(self, context: StageContext) -> EvaluationDefaults:
@@ -92,7 +96,7 @@ class Evaluate(Stage):
             for key in ("map_size", "smoothing", "sigma", "image_score", "top_fraction")
             if (value := getattr(self.options, key)) is not None
         }
-        return replace(context.new_student("evaluation").evaluation_defaults(), **given)
+        return replace(context.new_model("evaluation").evaluation_defaults(), **given)
 
     def _score(
         self,
@@ -101,7 +105,7 @@ class Evaluate(Stage):
         samples: Sequence[Sample],
         how: EvaluationDefaults,
         bar: ProgressBar,
-        known: Tensor | None,
+        known: Scores | None,
         pixels: bool,
     ) -> _Scored:
         patches, images, maps = [], [], []
@@ -110,12 +114,13 @@ class Evaluate(Stage):
             chosen = samples[start : start + size]
             if known is None:
                 features = context.read_features(chosen, scorer.layers)
-                groups = scorer.group_maps(features, context.class_tensor(chosen))
+                scores = scorer.scores(features, context.class_tensor(chosen))
             else:
-                groups = [known[start : start + size]]
-            smoothed = scoring.smooth(scoring.pixel_map(groups, how), how)
-            images.append(scoring.image_scores(smoothed, how).cpu())
-            patches.append(scoring.mean_over_groups(groups).cpu())
+                scores = _rows(known, slice(start, start + size))
+            patch_map = scoring.mean_over_groups(scores.maps)
+            smoothed = scoring.smooth(scoring.pixel_map(scores.maps, how), how)
+            images.append(_image_scores(scores, patch_map, smoothed, how).cpu())
+            patches.append(patch_map.cpu())
             if pixels:
                 maps.append(smoothed.cpu())
             bar.advance(len(chosen))
@@ -174,6 +179,20 @@ class Evaluate(Stage):
             members = np.array([sample.class_index == index for sample in context.data.train])
             thresholds[name] = float(np.quantile(scores[members & selected], self.options.threshold_quantile))
         return thresholds
+
+
+def _rows(scores: Scores, rows: slice) -> Scores:
+    return Scores([m[rows] for m in scores.maps], None if scores.images is None else scores.images[rows])
+
+
+def _image_scores(scores: Scores, patch_map: Tensor, smoothed: Tensor, how: EvaluationDefaults) -> Tensor:
+    if how.image_score == "patch-max":
+        return patch_map.flatten(1).amax(dim=1)
+    if how.image_score == "own":
+        if scores.images is None:
+            raise PluginError("`image_score: own` is for detectors that score whole images, and this one does not.")
+        return scores.images
+    return scoring.image_scores(smoothed, how)
 
 
 def _last_selection(source: Artifact, count: int) -> np.ndarray[Any, Any]:

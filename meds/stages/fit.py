@@ -1,15 +1,21 @@
-"""Stage fit: plain training of the student on all images, as its paper does it; the baseline."""
+"""Stage fit: plain training of a student, or the own way of a detector, on all images; the baseline."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
+from meds.core.backbone import Backbone
 from meds.core.checkpoint import Checkpoints
-from meds.core.partitions import StudentScorer, student_file, student_scorer
+from meds.core.data import Sample
+from meds.core.detector import Detector, TrainingFeatures
+from meds.core.errors import PluginError
+from meds.core.model import Model
+from meds.core.partitions import detector_scorer, student_file, student_scorer
 from meds.core.seeds import derive_seed
-from meds.core.stage import Stage, StageContext
+from meds.core.stage import Partition, Scorer, Stage, StageContext
 from meds.core.store import Artifact
 from meds.core.student import Progress, Student
 from meds.core.training import AllImages, Objective, stage_length, train, training_seconds
@@ -36,29 +42,50 @@ class Fit(Stage):
     produces = "student"
     options: FitOptions
 
+    def check_model(self, name: str, model: type[Model], backbone: Backbone) -> None:  # noqa: ARG002
+        """A detector has options of its own in place of the stage's."""
+        given = sorted(self.options.model_fields_set)
+        if issubclass(model, Detector) and given:
+            raise PluginError(
+                f"The option '{given[0]}' of the stage `fit` is for students that are trained step by step, and "
+                f"'{name}' is fitted in a way of its own: leave it out, and see the options of the student."
+            )
+
     def run(self, context: StageContext) -> None:
-        """Train one student for each partition of the classes."""
+        """Train one student, or fit one detector, for each partition of the classes."""
         context.output.info.update(distance=self.options.distance)
         for partition in context.partitions:
-            student = context.new_student(partition.name)
             samples = [context.data.train[i] for i in partition.positions(context.data.train)]
-            length = stage_length(student, len(samples), self.options)
-            train(
-                context,
-                student,
-                samples,
-                own_objective(context),
-                AllImages(len(samples), derive_seed(context.seed, "fit", partition.name)),
-                length,
-                Checkpoints(context.work, f"fit-{partition.name}"),
-                f"{context.name} ({partition.name})",
-            )
-            context.output.write_tensors(student_file(partition), student.state_dict())
+            model = context.new_model(partition.name)
+            if isinstance(model, Detector):
+                training = TrainingFeatures(context, samples, partition.name)
+                torch.manual_seed(training.seed)
+                model.fit(training)
+                state = model.state()
+            else:
+                state = self._train(context, partition, samples).state_dict()
+            context.output.write_tensors(student_file(partition), state)
 
-    def estimate_seconds(self, context: StageContext) -> float:
-        """Iterations times a timed training step."""
-        return training_seconds(context, self.options)
+    def _train(self, context: StageContext, partition: Partition, samples: Sequence[Sample]) -> Student:
+        student = context.new_student(partition.name)
+        train(
+            context,
+            student,
+            samples,
+            own_objective(context),
+            AllImages(len(samples), derive_seed(context.seed, "fit", partition.name)),
+            stage_length(student, len(samples), self.options),
+            Checkpoints(context.work, f"fit-{partition.name}"),
+            f"{context.name} ({partition.name})",
+        )
+        return student
 
-    def scorer(self, context: StageContext, artifact: Artifact) -> StudentScorer:
-        """Scores with the trained student."""
+    def estimate_seconds(self, context: StageContext) -> float | None:
+        """Iterations times a timed training step; a detector cannot tell."""
+        return None if issubclass(context.student_class, Detector) else training_seconds(context, self.options)
+
+    def scorer(self, context: StageContext, artifact: Artifact) -> Scorer:
+        """Scores with the trained student or the fitted detector."""
+        if issubclass(context.student_class, Detector):
+            return detector_scorer(context, artifact)
         return student_scorer(context, artifact)

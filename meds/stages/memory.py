@@ -14,10 +14,13 @@ from torch import Tensor
 
 from meds.core.backbone import Backbone
 from meds.core.data import Sample
+from meds.core.errors import PluginError
+from meds.core.model import Model, Scores
 from meds.core.scoring import from_cosine
 from meds.core.seeds import derive_seed
 from meds.core.stage import Scorer, Stage, StageContext
 from meds.core.store import Artifact
+from meds.core.student import Student
 from meds.stages import memory_estimators as estimators
 from meds.stages.nearest import PatchIndex, best_patches
 from meds.stages.options import MemoryOptions
@@ -42,6 +45,13 @@ class Memory(Stage):
         if self._uses_final(backbone):
             return (backbone.final_layer,)
         return tuple(student_layers)
+
+    def check_model(self, name: str, model: type[Model], backbone: Backbone) -> None:
+        """Only a student has targets to search; the encoder's final layer is there for all."""
+        if not self._uses_final(backbone) and not issubclass(model, Student):
+            raise PluginError(
+                f"The stage `memory` searches the student's targets, and '{name}' has none: set `features: final`."
+            )
 
     def student_matters(self, backbone: Backbone) -> bool:
         """Whether the student's teacher maps are what is searched."""
@@ -206,17 +216,17 @@ class MemoryScorer(Scorer):
         self._memories: dict[int, ClassMemory] = {}
         self._training_maps = artifact.tensors("scores")["maps"]
 
-    def training_maps(self) -> Tensor:
+    def training_scores(self) -> Scores:
         """The stored score maps of the training images, float32 [n, H, W]."""
-        return self._training_maps
+        return Scores([self._training_maps])
 
-    def group_maps(self, features: Sequence[Tensor], classes: Tensor) -> list[Tensor]:
+    def scores(self, features: Sequence[Tensor], classes: Tensor) -> Scores:
         """One group: the memory scores [B, H, W]."""
         groups = features if self._student is None else self._student.targets(features)
         grid = _memory_grid(groups, self._stage.options.grid)
         vectors = patch_vectors_of(groups, grid, self._stage.pooling(self._context.backbone))
         maps = [self._memory(int(c)).score(v, None) for v, c in zip(vectors, classes.tolist(), strict=True)]
-        return [torch.stack(maps)]
+        return Scores([torch.stack(maps)])
 
     def _memory(self, index: int) -> ClassMemory:
         if index not in self._memories:

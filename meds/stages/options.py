@@ -114,10 +114,11 @@ class EvaluateOptions(Options):
         default=None, description="Smoothing of the map; default: the student's."
     )
     sigma: float | None = Field(default=None, gt=0, description="Width of the smoothing in pixels of the map.")
-    image_score: Literal["max", "top", "pooled-max"] | None = Field(
+    image_score: Literal["max", "top", "pooled-max", "patch-max", "own"] | None = Field(
         default=None,
-        description="Largest pixel, mean of the largest `top_fraction`, or largest mean of a window of 16x16 pixels "
-        "unless the student's window is another; default: the student's.",
+        description="Largest pixel, mean of the largest `top_fraction`, largest mean of a window of 16x16 pixels "
+        "unless the student's window is another, largest patch score before any resizing, or a detector's own image "
+        "score; default: the student's.",
     )
     top_fraction: float | None = Field(default=None, gt=0, le=1, description="Share of pixels for `top`.")
     aupro_limit: float = Field(default=0.3, gt=0, le=1, description="Largest false-positive rate in AUPRO.")

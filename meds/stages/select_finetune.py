@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from meds.core.backbone import Backbone
 from meds.core.checkpoint import Checkpoints
 from meds.core.data import Sample
 from meds.core.errors import SelectionError
-from meds.core.partitions import StudentScorer, load_student, student_file, student_scorer
+from meds.core.model import Model
+from meds.core.partitions import StudentScorer, load_student, refuse_detector, student_file, student_scorer
 from meds.core.scoring import Distance, score_map
 from meds.core.seeds import derive_seed
 from meds.core.selection import SelectionRule, robust_maximum
@@ -44,6 +46,10 @@ class SelectFinetune(Stage):
         if self.options.criterion == "memory":
             kinds.append(("memory-scores",))
         return tuple(kinds)
+
+    def check_model(self, name: str, model: type[Model], backbone: Backbone) -> None:  # noqa: ARG002
+        """Only a network that reconstructs teacher maps can be trained here."""
+        refuse_detector("select-finetune", name, model)
 
     def run(self, context: StageContext) -> None:
         """Fine-tune one student for each partition of the classes."""

@@ -18,6 +18,7 @@ from meds.core.errors import PluginError
 from meds.core.layer_names import on_grid
 from meds.core.registry import Options, unknown_name
 from meds.core.scoring import Distance
+from meds.core.strides import layers_at_strides
 from meds.core.student import EvaluationDefaults, Progress, Student, TrainingDefaults
 from meds.core.weights import load_file
 from meds.plugins.students.hvq import HVQOptions
@@ -25,7 +26,6 @@ from meds.plugins.students.hvq_checkpoint import from_official
 from meds.plugins.students.hvq_layers import Decoder, Encoder, PositionEmbedding
 from meds.plugins.students.hvq_quantiser import Codebooks
 from meds.plugins.students.precision import at_least_float32
-from meds.plugins.students.strides import layers_at_strides
 
 STRIDES = (2, 4, 8, 16)
 

@@ -19,12 +19,12 @@ from torch.nn import functional as F
 from meds.core.backbone import Backbone, Layer
 from meds.core.errors import PluginError
 from meds.core.registry import Options, unknown_name
+from meds.core.strides import layers_at_strides
 from meds.core.student import EvaluationDefaults, Progress, Student, TrainingDefaults
 from meds.core.weights import load_file
 from meds.plugins.students.precision import at_least_float32
 from meds.plugins.students.rd import RDOptions
 from meds.plugins.students.rd_blocks import Decoder, OneClassBottleneck
-from meds.plugins.students.strides import layers_at_strides
 
 STRIDES = (4, 8, 16)
 HALVES = ("bn", "decoder")

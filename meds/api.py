@@ -1,0 +1,121 @@
+"""The public interface for plugins: everything that a package may import from meds.
+
+Names are imported when they are first used, so that a module with hooks and options does not import torch. What is
+not listed here is private and may change without notice; what is listed follows `API_VERSION`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from meds.core.backbone import Backbone, Layer, Preprocessing
+    from meds.core.checkpoint import Checkpoints
+    from meds.core.contamination import Contaminated, NoiseProtocol, NoiseReport
+    from meds.core.data import RunData, Sample
+    from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, DatasetOptions, Record
+    from meds.core.detector import Detector, TrainingFeatures
+    from meds.core.errors import DataError, MedsError, PluginError, ResourceError, SelectionError, UserError
+    from meds.core.events import RunLogger
+    from meds.core.hookspecs import hookimpl
+    from meds.core.layer_names import mean_of, on_grid
+    from meds.core.model import EvaluationDefaults, Model, Scores
+    from meds.core.registry import Options, Plugin
+    from meds.core.scoring import patch_distance, score_map
+    from meds.core.seeds import derive_seed
+    from meds.core.selection import SelectionRule, robust_maximum
+    from meds.core.stage import Partition, Scorer, Stage, StageContext
+    from meds.core.store import Artifact, ArtifactWriter
+    from meds.core.strides import layers_at_strides
+    from meds.core.student import Progress, Student, TrainingDefaults
+    from meds.core.weights import load_checked, read_weights
+
+API_VERSION = 1
+"""Rises when a name goes away or changes its meaning; a plugin may state the version it was written for."""
+
+_MODULES = {
+    "meds.core.backbone": ("Backbone", "Layer", "Preprocessing"),
+    "meds.core.checkpoint": ("Checkpoints",),
+    "meds.core.contamination": ("Contaminated", "NoiseProtocol", "NoiseReport"),
+    "meds.core.data": ("RunData", "Sample"),
+    "meds.core.dataset": ("ANOMALOUS", "NORMAL", "Dataset", "DatasetOptions", "Record"),
+    "meds.core.detector": ("Detector", "TrainingFeatures"),
+    "meds.core.errors": ("DataError", "MedsError", "PluginError", "ResourceError", "SelectionError", "UserError"),
+    "meds.core.events": ("RunLogger",),
+    "meds.core.hookspecs": ("hookimpl",),
+    "meds.core.layer_names": ("mean_of", "on_grid"),
+    "meds.core.model": ("EvaluationDefaults", "Model", "Scores"),
+    "meds.core.registry": ("Options", "Plugin"),
+    "meds.core.scoring": ("patch_distance", "score_map"),
+    "meds.core.seeds": ("derive_seed",),
+    "meds.core.selection": ("SelectionRule", "robust_maximum"),
+    "meds.core.stage": ("Partition", "Scorer", "Stage", "StageContext"),
+    "meds.core.store": ("Artifact", "ArtifactWriter"),
+    "meds.core.strides": ("layers_at_strides",),
+    "meds.core.student": ("Progress", "Student", "TrainingDefaults"),
+    "meds.core.weights": ("load_checked", "read_weights"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "ANOMALOUS",
+    "API_VERSION",
+    "NORMAL",
+    "Artifact",
+    "ArtifactWriter",
+    "Backbone",
+    "Checkpoints",
+    "Contaminated",
+    "DataError",
+    "Dataset",
+    "DatasetOptions",
+    "Detector",
+    "EvaluationDefaults",
+    "Layer",
+    "MedsError",
+    "Model",
+    "NoiseProtocol",
+    "NoiseReport",
+    "Options",
+    "Partition",
+    "Plugin",
+    "PluginError",
+    "Preprocessing",
+    "Progress",
+    "Record",
+    "ResourceError",
+    "RunData",
+    "RunLogger",
+    "Sample",
+    "Scorer",
+    "Scores",
+    "SelectionError",
+    "SelectionRule",
+    "Stage",
+    "StageContext",
+    "Student",
+    "TrainingDefaults",
+    "TrainingFeatures",
+    "UserError",
+    "derive_seed",
+    "hookimpl",
+    "layers_at_strides",
+    "load_checked",
+    "mean_of",
+    "on_grid",
+    "patch_distance",
+    "read_weights",
+    "robust_maximum",
+    "score_map",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"meds.api has no public name '{name}'")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
