@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,14 @@ Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", he
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the run directories.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class ExportFormat(StrEnum):
+    """The file formats of `meds export`."""
+
+    onnx = "onnx"
+    openvino = "openvino"
+    torch = "torch"
 
 
 def _version(wanted: bool) -> None:
@@ -131,6 +140,23 @@ def predict(
 
     request = PredictRequest(run, tuple(images), output, class_name, threshold, false_alarm_rate, heatmaps, as_json)
     predict_images(request)
+
+
+@app.command()
+def export(
+    run: RunPath,
+    kind: Annotated[ExportFormat, typer.Option("--format", help="onnx, openvino or torch.")] = ExportFormat.onnx,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write.")] = None,
+    class_name: Annotated[str | None, typer.Option("--class", help="Class of the images, if the run has more.")] = None,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", help="Largest difference of scores, as a share of the threshold.")
+    ] = 0.02,
+    images: Annotated[int, typer.Option("--images", min=1, help="Number of images to compare on.")] = 32,
+) -> None:
+    """Write a run's detector as one file, from pixels to score, and check it against the run."""
+    from meds.cli.export import export_run
+
+    export_run(run, kind.value, output, class_name, tolerance, images)
 
 
 @app.command()
