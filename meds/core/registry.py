@@ -16,7 +16,7 @@ import pluggy
 from pydantic import BaseModel, ConfigDict
 
 from meds.core import hookspecs
-from meds.core.errors import PluginError
+from meds.core.errors import MedsError, PluginError
 
 ENTRY_POINT_GROUP = "meds"
 OWN_DISTRIBUTION = "meds-ad"
@@ -85,6 +85,7 @@ class BrokenPlugin:
 
     entry_point: str
     package: str
+    package_version: str
     error: str
 
 
@@ -100,6 +101,7 @@ class Registry:
         manager = pluggy.PluginManager(hookspecs.PROJECT)
         manager.add_hookspecs(hookspecs)
         try:
+            _check_version(module, package)
             manager.register(module)
             manager.check_pending()
             found = [
@@ -110,10 +112,15 @@ class Registry:
             ]
             self._refuse_duplicates(found)
         except Exception as error:
-            self.broken.append(BrokenPlugin(name or str(module), package, f"{type(error).__name__}: {error}"))
+            self.note_broken(name or str(module), package, version, error)
             return
         for registration in found:
             self._by_kind[registration.kind][registration.plugin.name] = registration
+
+    def note_broken(self, name: str, package: str, version: str, error: BaseException) -> None:
+        """List an entry point as broken; an error that meds did not raise on purpose is shown with its type."""
+        text = str(error) if isinstance(error, MedsError) else f"{type(error).__name__}: {error}"
+        self.broken.append(BrokenPlugin(name, package, version, text))
 
     def _refuse_duplicates(self, found: Iterable[Registration]) -> None:
         new: dict[tuple[str, str], Registration] = {}
@@ -122,7 +129,7 @@ class Registry:
             other = self._by_kind[kind].get(name) or new.get((kind, name))
             new[kind, name] = registration
             if other is not None:
-                raise PluginError(f"the {kind} name '{name}' is already taken by {other.package}")
+                raise PluginError(f"The {kind} name '{name}' is already taken by {other.package}.")
 
     def names(self, kind: str) -> list[str]:
         """Names of all working plugins of a kind, sorted."""
@@ -137,7 +144,12 @@ class Registry:
         try:
             return self._by_kind[kind][name]
         except KeyError:
-            raise PluginError(unknown_name(kind, name, self.names(kind))) from None
+            raise PluginError(unknown_name(kind, name, self.names(kind)) + self.broken_hint()) from None
+
+    def broken_hint(self) -> str:
+        """What to add to "unknown name": the wanted plugin may be a broken one; empty if none is broken."""
+        packages = sorted({item.package for item in self.broken})
+        return f" Broken and left out: {', '.join(packages)} (see `meds plugins`)." if packages else ""
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
@@ -146,6 +158,19 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known) or 'none'}."
     return f"unknown {what} '{name}'; {hint}"
+
+
+def _check_version(module: ModuleType | object, package: str) -> None:
+    """PluginError if a module with hooks states that it was written for another version of `meds.api`."""
+    stated = getattr(module, "MEDS_API", hookspecs.API_VERSION)
+    if isinstance(stated, bool) or not isinstance(stated, int):
+        raise PluginError(f"MEDS_API must be a whole number such as {hookspecs.API_VERSION}, not {stated!r}.")
+    if stated != hookspecs.API_VERSION:
+        newer = OWN_DISTRIBUTION if stated > hookspecs.API_VERSION else package
+        raise PluginError(
+            f"It was written for version {stated} of meds.api, and the installed meds has version "
+            f"{hookspecs.API_VERSION}; install a newer release of {newer}."
+        )
 
 
 def _wanted() -> Callable[[EntryPoint], bool]:
@@ -178,7 +203,7 @@ def load_registry() -> Registry:
         try:
             module = point.load()
         except (Exception, SystemExit) as error:
-            registry.broken.append(BrokenPlugin(point.name, package, f"{type(error).__name__}: {error}"))
+            registry.note_broken(point.name, package, version, error)
             continue
         registry.register_module(module, package, version, point.name)
     return registry
