@@ -96,6 +96,7 @@ class RunDirectory:
             "noise": data.noise,
             "ranking": figures["ranking"],
             "thresholds": figures["thresholds"],
+            "calibration": figures["calibration"],
             "evaluation": figures["evaluation"],
         }
         files.write_json(self.path / "metrics.json", metrics)

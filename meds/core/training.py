@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,14 +32,15 @@ class EpochPlan(Protocol):
 
 
 class AllImages:
-    """Every image once an epoch, in a seeded random order."""
+    """Every image once an epoch, in a seeded random order, but for those that are held out."""
 
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed = count, seed
+    def __init__(self, count: int, seed: int, without: Collection[int] = ()) -> None:
+        out = set(without)
+        self.positions, self.seed = [i for i in range(count) if i not in out], seed
 
     def begin(self, epoch: int, progress: Progress, student: Student) -> Sequence[int]:  # noqa: ARG002
-        """A permutation of all positions."""
-        return shuffled(range(self.count), self.seed, epoch)
+        """A permutation of the positions."""
+        return shuffled(self.positions, self.seed, epoch)
 
     def state(self) -> dict[str, Tensor]:
         """Nothing: the order follows from seed and epoch."""

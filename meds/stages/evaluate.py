@@ -11,26 +11,28 @@ import torch
 from torch import Tensor
 
 from meds.core import metrics, scoring
-from meds.core.data import Sample
+from meds.core.data import Sample, class_indices
 from meds.core.errors import PluginError
 from meds.core.images import resize_and_crop_mask
 from meds.core.model import EvaluationDefaults, Scores
 from meds.core.selection import robust_maximum
 from meds.core.stage import ProgressBar, Scorer, Stage, StageContext
-from meds.core.store import Artifact
 from meds.core.student import Student
 from meds.core.training import step_seconds
 from meds.stages.options import EvaluateOptions
+from meds.stages.thresholds import Booleans, TrainingScores, class_thresholds, last_selection, not_trained_on
 
 SCORERS = ("student", "distilled-student", "memory-scores")
 
 
 @dataclass
 class _Scored:
-    """Patch maps [n, H, W], image scores [n] and, if wanted, smoothed pixel maps [n, S, S]."""
+    """Patch maps [n, H, W], image scores, largest and median pixel [n] and, if wanted, smoothed maps [n, S, S]."""
 
     patches: Tensor
     images: Tensor
+    peaks: Tensor
+    middles: Tensor
     pixels: Tensor | None
 
 
@@ -39,7 +41,9 @@ class Evaluate(Stage):
 
     `scores.safetensors`: `test` and `train` image scores float32 [n], `ranking` float32 [n] (the robust
     maximum of each training image's patch scores). `maps.safetensors`: `test` and `train` patch score
-    maps float16 [n, H, W]. `metrics.json`: figures by class, means, ranking figures and thresholds.
+    maps float16 [n, H, W]. `metrics.json`: figures by class, means, ranking figures, thresholds and how far they
+    can be trusted (`class_thresholds`). `scores.safetensors` also holds `peaks` and `middles` float32 [n], the largest
+    and the median value of the training images' smoothed maps, and `unseen` uint8 [n], 1 for those not trained on.
     """
 
     produces = "evaluation"
@@ -67,16 +71,20 @@ class Evaluate(Stage):
             labelled = any(sample.record.mask is not None for sample in data.test)
             test = self._score(context, scorer, data.test, how, bar, None, pixels=labelled)
         ranking = robust_maximum(train.patches) if len(data.train) else train.images
-        context.output.write_tensors("scores", {"train": train.images, "test": test.images, "ranking": ranking})
+        selected = last_selection(source, len(data.train))
+        unseen = not_trained_on(source, len(data.train), scorer.training_scores() is not None)
+        stored = {"train": train.images, "test": test.images, "ranking": ranking}
+        stored |= {"peaks": train.peaks, "middles": train.middles, "unseen": torch.from_numpy(unseen.astype(np.uint8))}
+        context.output.write_tensors("scores", stored)
         context.output.write_tensors("maps", {"train": train.patches.half(), "test": test.patches.half()})
-        selected = _last_selection(source, len(data.train))
-        thresholds = self._thresholds(context, train.images.numpy(), selected)
+        calibration = self._calibration(context, train, selected, unseen)
         context.output.write_json(
             "metrics",
             {
                 **self._figures(context, test, how),
                 "ranking": _ranking_figures(data.train, ranking.numpy()),
-                "thresholds": thresholds,
+                "thresholds": {name: row["threshold"] for name, row in calibration.items()},
+                "calibration": calibration,
                 "evaluation": _described(how),
             },
         )
@@ -108,7 +116,7 @@ class Evaluate(Stage):
         known: Scores | None,
         pixels: bool,
     ) -> _Scored:
-        patches, images, maps = [], [], []
+        patches, images, peaks, middles, maps = [], [], [], [], []
         size = self.options.batch_size
         for start in range(0, len(samples), size):
             chosen = samples[start : start + size]
@@ -121,14 +129,13 @@ class Evaluate(Stage):
             smoothed = scoring.smooth(scoring.pixel_map(scores.maps, how), how)
             images.append(_image_scores(scores, patch_map, smoothed, how).cpu())
             patches.append(patch_map.cpu())
+            peaks.append(smoothed.flatten(1).amax(dim=1).cpu())
+            middles.append(smoothed.flatten(1).median(dim=1).values.cpu())
             if pixels:
                 maps.append(smoothed.cpu())
             bar.advance(len(chosen))
-        empty = torch.zeros(0)
         return _Scored(
-            torch.cat(patches) if patches else empty,
-            torch.cat(images) if images else empty,
-            torch.cat(maps) if maps else None,
+            _joined(patches), _joined(images), _joined(peaks), _joined(middles), torch.cat(maps) if maps else None
         )
 
     def _figures(self, context: StageContext, test: _Scored, how: EvaluationDefaults) -> dict[str, Any]:
@@ -171,14 +178,21 @@ class Evaluate(Stage):
         maps = pixels[[rows[i] for i in known]].numpy()
         return dict(metrics.pixel_metrics(maps, masks, self.options.aupro_limit))
 
-    def _thresholds(
-        self, context: StageContext, scores: np.ndarray[Any, Any], selected: np.ndarray[Any, Any]
-    ) -> dict[str, float]:
-        thresholds = {}
-        for index, name in enumerate(context.data.class_names):
-            members = np.array([sample.class_index == index for sample in context.data.train])
-            thresholds[name] = float(np.quantile(scores[members & selected], self.options.threshold_quantile))
-        return thresholds
+    def _calibration(
+        self, context: StageContext, train: _Scored, selected: Booleans, unseen: Booleans
+    ) -> dict[str, dict[str, Any]]:
+        scores = TrainingScores(
+            train.images.numpy(), train.peaks.numpy(), train.middles.numpy(), class_indices(context.data.train)
+        )
+        rate = self.options.false_alarm_rate
+        return {
+            name: class_thresholds(scores, index, selected, unseen, rate)
+            for index, name in enumerate(context.data.class_names)
+        }
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(parts)) if parts else torch.zeros(0)
 
 
 def _rows(scores: Scores, rows: slice) -> Scores:
@@ -193,14 +207,6 @@ def _image_scores(scores: Scores, patch_map: Tensor, smoothed: Tensor, how: Eval
             raise PluginError("`image_score: own` is for detectors that score whole images, and this one does not.")
         return scores.images
     return scoring.image_scores(smoothed, how)
-
-
-def _last_selection(source: Artifact, count: int) -> np.ndarray[Any, Any]:
-    """Which training images the scorer was trained on at the end: bool [n]; all where nothing selected."""
-    if "selection.safetensors" not in source.manifest["files"]:
-        return np.ones(count, dtype=bool)
-    histories = source.tensors("selection").values()
-    return np.any([history[-1].bool().numpy() for history in histories], axis=0)  # type: ignore[no-any-return]
 
 
 def _ranking_figures(samples: Sequence[Sample], scores: np.ndarray[Any, Any]) -> dict[str, Any]:

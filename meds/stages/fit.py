@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from meds.core.backbone import Backbone
+from meds.core.calibration import held_out
 from meds.core.checkpoint import Checkpoints
 from meds.core.data import Sample
 from meds.core.detector import Detector, TrainingFeatures
@@ -37,14 +38,18 @@ def own_objective(context: StageContext) -> Objective:
 
 
 class Fit(Stage):
-    """Artifact kind "student": `student.safetensors` (one file a class if they are separate)."""
+    """Artifact kind "student": `student.safetensors` (one file a class if they are separate).
+
+    `holdout.safetensors` holds `images` uint8 [n]: 1 for a training image that was not trained on.
+    """
 
     produces = "student"
     options: FitOptions
 
     def check_model(self, name: str, model: type[Model], backbone: Backbone) -> None:  # noqa: ARG002
         """A detector has options of its own in place of the stage's."""
-        given = sorted(self.options.model_fields_set)
+        fields = type(self.options).model_fields
+        given = sorted(key for key, value in self.options if value != fields[key].default)
         if issubclass(model, Detector) and given:
             raise PluginError(
                 f"The option '{given[0]}' of the stage `fit` is for students that are trained step by step, and "
@@ -54,8 +59,10 @@ class Fit(Stage):
     def run(self, context: StageContext) -> None:
         """Train one student, or fit one detector, for each partition of the classes."""
         context.output.info.update(distance=self.options.distance)
+        kept_back = torch.zeros(len(context.data.train), dtype=torch.uint8)
         for partition in context.partitions:
-            samples = [context.data.train[i] for i in partition.positions(context.data.train)]
+            positions = partition.positions(context.data.train)
+            samples = [context.data.train[i] for i in positions]
             model = context.new_model(partition.name)
             if isinstance(model, Detector):
                 training = TrainingFeatures(context, samples, partition.name)
@@ -63,18 +70,23 @@ class Fit(Stage):
                 model.fit(training)
                 state = model.state()
             else:
-                state = self._train(context, partition, samples).state_dict()
+                out = held_out(samples, self.options.holdout, derive_seed(context.seed, partition.name))
+                kept_back[[positions[i] for i in out]] = 1
+                state = self._train(context, partition, samples, out).state_dict()
             context.output.write_tensors(student_file(partition), state)
+        context.output.write_tensors("holdout", {"images": kept_back})
 
-    def _train(self, context: StageContext, partition: Partition, samples: Sequence[Sample]) -> Student:
+    def _train(
+        self, context: StageContext, partition: Partition, samples: Sequence[Sample], out: Sequence[int]
+    ) -> Student:
         student = context.new_student(partition.name)
         train(
             context,
             student,
             samples,
             own_objective(context),
-            AllImages(len(samples), derive_seed(context.seed, "fit", partition.name)),
-            stage_length(student, len(samples), self.options),
+            AllImages(len(samples), derive_seed(context.seed, "fit", partition.name), out),
+            stage_length(student, len(samples) - len(out), self.options),
             Checkpoints(context.work, f"fit-{partition.name}"),
             f"{context.name} ({partition.name})",
         )

@@ -57,6 +57,18 @@ class TrainingOptions(Options):
     drop_last: bool | None = Field(default=None, description="Leave out an epoch's last, smaller batch.")
 
 
+class HoldoutOptions(TrainingOptions):
+    """A training that leaves some images out, so that a threshold can be measured on them."""
+
+    holdout: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="Share of each class's training images that are scored and selected but never trained on; the "
+        "decision threshold comes from them. 0: train on all, and know nothing of the false-alarm rate.",
+    )
+
+
 class DistillOptions(TrainingOptions):
     """Train a random student to reproduce the memory's score maps (paper eq. 9)."""
 
@@ -68,7 +80,7 @@ class DistillOptions(TrainingOptions):
     loss_weight: float = Field(default=1.0, gt=0, description="Factor of the loss.")
 
 
-class FitOptions(TrainingOptions):
+class FitOptions(HoldoutOptions):
     """Train a student on all images as its paper does: the baseline."""
 
     iterations: int | None = Field(
@@ -81,7 +93,7 @@ class FitOptions(TrainingOptions):
     )
 
 
-class SelectFinetuneOptions(TrainingOptions):
+class SelectFinetuneOptions(HoldoutOptions):
     """Fine-tune the student on images that it selects itself, epoch by epoch (paper eq. 10-13)."""
 
     drop_last: bool | None = Field(
@@ -122,11 +134,12 @@ class EvaluateOptions(Options):
     )
     top_fraction: float | None = Field(default=None, gt=0, le=1, description="Share of pixels for `top`.")
     aupro_limit: float = Field(default=0.3, gt=0, le=1, description="Largest false-positive rate in AUPRO.")
-    threshold_quantile: float = Field(
-        default=0.99,
+    false_alarm_rate: float = Field(
+        default=0.01,
         gt=0,
         lt=1,
-        description="Quantile of the selected training images' scores that is the threshold.",
+        description="Share of normal images that may be called anomalous; sets the threshold, from training images "
+        "that were selected and held out.",
     )
     batch_size: int = Field(default=16, ge=1, description="Images scored at a time.")
 
@@ -146,8 +159,11 @@ DISTILL_RECIPES: dict[str, dict[str, Any]] = {
     "paper": {"loss": "l2-norm", "loss_weight": 1.0, "iterations": 500},
     "released": {"loss": "mse", "loss_weight": 10.0, "iterations": 10_000},
 }
-FIT_RECIPES: dict[str, dict[str, Any]] = {"paper": {"distance": "euclidean"}, "released": {"distance": "cosine"}}
+FIT_RECIPES: dict[str, dict[str, Any]] = {
+    "paper": {"distance": "euclidean", "holdout": 0.0},
+    "released": {"distance": "cosine", "holdout": 0.0},
+}
 SELECT_FINETUNE_RECIPES: dict[str, dict[str, Any]] = {
-    "paper": {"critical_value": 1.0, "rounding": "ceil", "drop_last": None},
-    "released": {"critical_value": 3.0, "rounding": "floor", "drop_last": True},
+    "paper": {"critical_value": 1.0, "rounding": "ceil", "drop_last": None, "holdout": 0.0},
+    "released": {"critical_value": 3.0, "rounding": "floor", "drop_last": True, "holdout": 0.0},
 }

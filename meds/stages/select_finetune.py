@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from meds.core.backbone import Backbone
+from meds.core.calibration import held_out
 from meds.core.checkpoint import Checkpoints
 from meds.core.data import Sample
 from meds.core.errors import SelectionError
@@ -29,7 +30,7 @@ SCORING_BATCH = 32
 
 
 class SelectFinetune(Stage):
-    """Artifact kind "student": students, `selection.safetensors` and `selection.json`.
+    """Artifact kind "student": students, selection and, as `Fit` writes it, `holdout.safetensors`.
 
     `selection.json` has a row for each epoch and class; `selection.safetensors` holds `selected`
     uint8 [epochs, n] over all training images for each partition.
@@ -57,13 +58,16 @@ class SelectFinetune(Stage):
         context.output.info.update(distance=source.info["distance"])
         rows: list[dict[str, Any]] = []
         selections: dict[str, Tensor] = {}
+        kept_back = torch.zeros(len(context.data.train), dtype=torch.uint8)
         for partition in context.partitions:
             student, selection = self._train(context, partition, source.info["distance"])
+            kept_back[[selection.positions[i] for i in selection.out]] = 1
             context.output.write_tensors(student_file(partition), student.state_dict())
             rows += selection.rows
             selections[student_file(partition)] = selection.history()
         context.output.write_json("selection", rows)
         context.output.write_tensors("selection", selections)
+        context.output.write_tensors("holdout", {"images": kept_back})
 
     def _train(self, context: StageContext, partition: Partition, distance: Distance) -> tuple[Student, SelfSelection]:
         student = context.new_student(partition.name, "select-finetune")
@@ -71,10 +75,10 @@ class SelectFinetune(Stage):
             student = load_student(context, context.input("distilled-student"), partition)
         positions = partition.positions(context.data.train)
         samples = [context.data.train[i] for i in positions]
-        length = stage_length(student, len(samples), self.options)
         with torch.inference_mode():
             first = self._first_scores(context, partition, positions, samples, distance)
         selection = SelfSelection(self.options, context, partition, positions, first, distance)
+        length = stage_length(student, len(samples) - len(selection.out), self.options)
         checkpoints = Checkpoints(context.work, f"select-finetune-{partition.name}")
         title = f"{context.name} ({partition.name})"
         train(context, student, samples, own_objective(context), selection, length, checkpoints, title)
@@ -145,6 +149,9 @@ class SelfSelection:
         self.positions = list(positions)
         self.first, self.distance = first, distance
         self.samples = [context.data.train[i] for i in positions]
+        self.out = held_out(self.samples, options.holdout, derive_seed(context.seed, partition.name))
+        self.trainable = torch.ones(len(self.samples), dtype=torch.bool)
+        self.trainable[self.out] = False
         self.rule: SelectionRule = context.selection_rule(options.rule)
         self.seed = derive_seed(context.seed, "select-finetune", partition.name)
         self.rows: list[dict[str, Any]] = []
@@ -166,7 +173,7 @@ class SelfSelection:
             selected |= members & (scores < threshold)
             self._note(epoch, progress, index, members, selected, threshold, alpha, factor)
         self.masks.append(selected)
-        return shuffled(selected.nonzero().flatten().tolist(), self.seed, epoch)
+        return shuffled((selected & self.trainable).nonzero().flatten().tolist(), self.seed, epoch)
 
     def _note(
         self,
@@ -181,9 +188,10 @@ class SelfSelection:
     ) -> None:
         total, kept = int(members.sum()), int((members & selected).sum())
         name = self.context.data.class_names[index]
-        if kept < self.options.minimum_selected:
+        to_train_on = int((members & selected & self.trainable).sum())
+        if to_train_on < self.options.minimum_selected:
             raise SelectionError(
-                f"The selection keeps {kept} of the {total} training images of the class '{name}' at iteration "
+                f"The selection keeps {to_train_on} of the {total} training images of the class '{name}' at iteration "
                 f"{progress.iteration} (scores below {threshold:.6g}), fewer than `minimum_selected: "
                 f"{self.options.minimum_selected}`; the class has too few images or equal scores: add images, or "
                 "leave the class out."
