@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -47,12 +48,17 @@ def run(
     runs_dir: RunsDir = Path("runs"),
     first: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Start at this stage.")] = None,
     last: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")] = None,
+    decisions: Annotated[
+        Path | None,
+        typer.Option("--decisions", metavar="FILE", help="Decisions of `meds review`: defects leave, normals stay."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Compute the stages again even if they are done.")] = False,
 ) -> None:
     """Run a spec; run it again to continue after an interruption."""
     from meds.cli.run import run_spec
 
-    run_spec(spec, sets or [], runs_dir, first, last, force)
+    overrides = [*(sets or []), *([f"decisions.file={json.dumps(str(decisions))}"] if decisions else [])]
+    run_spec(spec, overrides, runs_dir, first, last, force)
 
 
 @app.command()
@@ -107,6 +113,30 @@ def compare(
     from meds.cli.compare import compare_specs
 
     compare_specs(specs, sets or [], ratios, seeds, methods, runs_dir, as_json)
+
+
+@app.command()
+def predict(
+    run: RunPath,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files, folders or globs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for tables and pictures.")] = Path(
+        "predictions"
+    ),
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="Class of the images; default: the folder's name, or the only class.")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option("--threshold", help="Hold all images against this score.")] = None,
+    false_alarm_rate: Annotated[
+        float | None, typer.Option("--false-alarm-rate", help="Choose the threshold again, for this share of alarms.")
+    ] = None,
+    heatmaps: Annotated[bool, typer.Option("--heatmaps/--no-heatmaps", help="Write heatmaps and masks.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Score new images with a finished run: scores, decisions, heatmaps, masks."""
+    from meds.cli.predict import PredictRequest, predict_images
+
+    request = PredictRequest(run, tuple(images), output, class_name, threshold, false_alarm_rate, heatmaps, as_json)
+    predict_images(request)
 
 
 @app.command()

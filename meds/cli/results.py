@@ -51,6 +51,13 @@ def show_noise(noise: Mapping[str, Any]) -> None:
                 f"{name}: {defects} defects among {row['normals']} normal training images "
                 f"({percent(row['ratio_of_normal'])} % of the normals, {percent(row['ratio_of_total'])} % of all)"
             )
+    decided = noise.get("decisions", {}).values()
+    if decided:
+        removed, sure = (sum(row[key] for row in decided) for key in ("defects_removed", "normals_confirmed"))
+        left = sum(row["known_defects_left"] for row in decided)
+        console.print(
+            f"{removed} confirmed defects removed, {sure} images confirmed as normal; known defects left: {left}"
+        )
     shared = noise["total"]["in_both_splits"]
     if shared:
         console.print(f"Test images that are training images too: {shared}")

@@ -22,15 +22,17 @@ MINIMUM_TRAINING_IMAGES = 2
 
 @dataclass(frozen=True)
 class Sample:
-    """An image as a run uses it: its record, content digest, class index and whether it was injected.
+    """An image as a run uses it: its record, content digest and class index.
 
-    `injected` is True for a training image that is known to be a defect.
+    `injected` is True for a training image that is known to be a defect, `confirmed` for one that a person has
+    judged to be normal. The record's split is where the image came from; a run's own split is where it is put.
     """
 
     record: Record
     digest: str
     class_index: int
     injected: bool = False
+    confirmed: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,12 @@ class RunData:
     @property
     def fingerprint(self) -> str:
         """sha256 over what the stages can see of the data, labels and masks included."""
-        return files.fingerprint([[*row.values()] for row in self.rows()])
+        return files.fingerprint([[[*row.values()] for row in self.rows()], self.confirmed_fingerprint])
+
+    @property
+    def confirmed_fingerprint(self) -> str:
+        """sha256 over which training images a person has judged to be normal."""
+        return files.fingerprint([i for i, sample in enumerate(self.train) if sample.confirmed])
 
     @property
     def training_fingerprint(self) -> str:
@@ -62,8 +69,8 @@ class RunData:
         return (*self.train, *self.test)
 
     def rows(self) -> list[dict[str, str]]:
-        """The rows of data.csv."""
-        return [_row(sample) for sample in self.samples()]
+        """The rows of data.csv; `split` is the run's use of an image, so that injected defects stand under "train"."""
+        return [*(_row(sample, "train") for sample in self.train), *(_row(sample, "test") for sample in self.test)]
 
     def to_csv(self) -> str:
         """The text of data.csv."""
@@ -74,13 +81,39 @@ class RunData:
         return text.getvalue()
 
 
-def _row(sample: Sample) -> dict[str, str]:
+def read_csv(text: str, noise: dict[str, Any]) -> RunData:
+    """The images that `RunData.to_csv` wrote, without looking at them; ValueError if the text is no such table."""
+    reader = csv.DictReader(io.StringIO(text))
+    lacking = set(COLUMNS) - set(reader.fieldnames or ())
+    if lacking:
+        raise ValueError(f"it lacks the column '{min(lacking)}'")
+    rows = list(reader)
+    names = tuple(sorted({row["class"] for row in rows}))
+    parts: dict[str, list[Sample]] = {"train": [], "test": []}
+    for row in rows:
+        parts[row["split"]].append(_sample(row, names.index(row["class"])))
+    return RunData(names, tuple(parts["train"]), tuple(parts["test"]), noise)
+
+
+def _sample(row: Mapping[str, str], class_index: int) -> Sample:
+    record = Record(
+        path=row["path"],
+        class_name=row["class"],
+        split="train" if row["split"] == "train" else "test",
+        label=int(row["label"]) if row["label"] else None,
+        defect=row["defect"] or None,
+        mask=row["mask"] or None,
+    )
+    return Sample(record, row["sha256"], class_index, row["injected"] == "1")
+
+
+def _row(sample: Sample, split: str) -> dict[str, str]:
     record = sample.record
     values = (
         record.path,
         sample.digest,
         record.class_name,
-        record.split,
+        split,
         "" if record.label is None else str(record.label),
         record.defect or "",
         record.mask or "",
@@ -113,7 +146,7 @@ def scan(dataset: Dataset[Any], protocol: NoiseProtocol | None) -> RunData:
         kept.append(record)
     result = without_noise(kept) if protocol is None else protocol.apply(kept)
     names = tuple(sorted({record.class_name for record in (*result.train, *result.test)}))
-    _check_classes(names, result.train)
+    check_classes(names, result.train)
     return RunData(
         names,
         tuple(
@@ -149,7 +182,8 @@ def _check_mask(dataset: Dataset[Any], record: Record) -> None:
         )
 
 
-def _check_classes(names: Sequence[str], train: Sequence[Record]) -> None:
+def check_classes(names: Sequence[str], train: Sequence[Record]) -> None:
+    """DataError for a class with fewer than two training images."""
     counts = {name: sum(record.class_name == name for record in train) for name in names}
     for name, count in counts.items():
         if count < MINIMUM_TRAINING_IMAGES:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from meds.core.context import stage_context
 from meds.core.feature_cache import FeatureCache
-from meds.core.partitions import partitions_of
 from meds.core.pipeline import Pipeline
 from meds.core.plan import PlannedStage
-from meds.core.stage import SilentReporter, StageContext
-from meds.core.store import NoOutput
+from meds.core.stage import StageContext
 
 _PROBE_IMAGES = 8
 
@@ -113,21 +111,4 @@ class _RandomFeatures:
 
 
 def _context(pipeline: Pipeline, planned: PlannedStage) -> StageContext:
-    return StageContext(
-        name=planned.name,
-        seed=pipeline.spec.seed,
-        data=pipeline.data,
-        partitions=partitions_of(pipeline.spec.classes, pipeline.data.class_names),
-        backbone=pipeline.backbone,
-        features=cast(FeatureCache, _RandomFeatures(pipeline)),
-        runtime=pipeline.runtime,
-        reporter=SilentReporter(),
-        student_class=pipeline.student_class,
-        student_options=pipeline.spec.student.options,
-        selection_rule=lambda _: None,
-        inputs={},
-        output=NoOutput(),
-        work=Path(),
-        emit=lambda *_, **__: None,
-        scorer_of=lambda _: cast(Any, None),
-    )
+    return stage_context(pipeline, planned.name, features=cast(FeatureCache, _RandomFeatures(pipeline)))

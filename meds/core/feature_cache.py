@@ -23,6 +23,12 @@ SUFFIX = ".safetensors"
 SHARD_IMAGES = 32
 
 
+def as_cached(maps: Tensor) -> Tensor:
+    """The maps in the precision that the cache keeps: float16, or float32 where a value does not fit into it."""
+    half = maps.to(torch.float16)
+    return half if bool(torch.isfinite(half).all()) else maps.float()
+
+
 @dataclass
 class _Shard:
     path: Path
@@ -56,8 +62,7 @@ class FeatureCache:
         new = [i for i, digest in enumerate(digests) if digest not in index]
         if not new:
             return
-        half = maps[new].to(torch.float16)
-        chosen = half if bool(torch.isfinite(half).all()) else maps[new].float()
+        chosen = as_cached(maps[new])
         names = [digests[i] for i in new]
         data = tensor_bytes({"maps": chosen}, {"images": json.dumps(names)})
         path = files.write_named_by_checksum(self.folder / layer, names[0][:16], SUFFIX, data)

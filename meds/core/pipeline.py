@@ -9,6 +9,7 @@ from typing import Any
 from meds.core.backbone import Backbone
 from meds.core.data import RunData, scan
 from meds.core.dataset import Dataset
+from meds.core.decisions import apply_decisions, read_decisions, standing
 from meds.core.feature_cache import FeatureCache, bytes_per_image
 from meds.core.home import cache_limit_bytes, meds_home
 from meds.core.model import Model
@@ -20,10 +21,13 @@ from meds.core.store import Store
 
 
 class Pipeline:
-    """The parts of a spec, each made when first asked for."""
+    """The parts of a spec, each made when first asked for.
 
-    def __init__(self, spec: Spec, registry: Registry, home: Path | None = None) -> None:
-        self.spec, self.registry = spec, registry
+    `data` are the images where they are known already, so that nothing is scanned.
+    """
+
+    def __init__(self, spec: Spec, registry: Registry, home: Path | None = None, data: RunData | None = None) -> None:
+        self.spec, self.registry, self._data = spec, registry, data
         self.home = home or meds_home()
         self.store = Store(self.home)
 
@@ -41,8 +45,13 @@ class Pipeline:
     @cached_property
     def data(self) -> RunData:
         """The images, hashed, with the noise protocol applied."""
-        noise = self.spec.noise
-        return scan(self.dataset, None if noise is None else noise.registration.load()(noise.options))
+        if self._data is not None:
+            return self._data
+        noise, decisions = self.spec.noise, self.spec.decisions
+        data = scan(self.dataset, None if noise is None else noise.registration.load()(noise.options))
+        if decisions is None:
+            return data
+        return apply_decisions(data, standing(read_decisions(decisions.file)), decisions.defects_to_test)
 
     @cached_property
     def backbone(self) -> Backbone:

@@ -52,6 +52,7 @@ def plan_stages(
                 "stage": _identity(block.registration),
                 "options": _values(block.options),
                 "inputs": {kind: planned[position].fingerprint for kind, position in inputs.items()},
+                "confirmed": data.confirmed_fingerprint if stage.sees_confirmations() else None,
                 "data": data.fingerprint if stage.sees_test_images() else data.training_fingerprint,
                 "backbone": backbone.fingerprint,
                 "student": _student(spec) if stage.student_matters(backbone) else None,

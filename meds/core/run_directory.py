@@ -73,13 +73,9 @@ class RunDirectory:
 
     def read_state(self) -> dict[str, Any]:
         """run.json; UserError if this is not a run directory."""
-        try:
-            state: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{self.path} is not a run directory: it has no run.json.") from None
-        except ValueError as error:
-            raise UserError(f"{self.path / 'run.json'} is damaged ({error}); run the spec again.") from None
-        return state
+        if not (self.path / "run.json").is_file():
+            raise UserError(f"{self.path} is not a run directory: it has no run.json.")
+        return read_json(self.path / "run.json")
 
     def point_to(self, stage: str, artifact: Artifact) -> None:
         """Note where a stage's artifact lives."""
@@ -159,6 +155,17 @@ def _ranking(samples: Sequence[Sample], scores: Sequence[float], selected: Seque
         }
         for rank, i in enumerate(order, start=1)
     ]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a run directory; UserError if it is missing or damaged."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run the spec again.") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); run the spec again.") from None
+    return content
 
 
 def library_versions() -> dict[str, str]:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from meds.core import files
-from meds.core.data import Sample
+from meds.core.context import stage_context
 from meds.core.errors import ArtifactError, UserError
 from meds.core.events import Events
 from meds.core.extract import extract_features
-from meds.core.partitions import partitions_of
 from meds.core.pipeline import Pipeline
 from meds.core.plan import PlannedStage, span
 from meds.core.run_directory import RunDirectory
@@ -138,24 +136,15 @@ class Runner:
             artifact = self.artifacts[source]
             assert artifact is not None  # the plan runs in order
             inputs[kind] = artifact
-        return StageContext(
-            name=planned.name,
-            seed=pipeline.spec.seed,
-            data=pipeline.data,
-            partitions=partitions_of(pipeline.spec.classes, pipeline.data.class_names),
-            backbone=pipeline.backbone,
-            features=pipeline.features,
-            runtime=pipeline.runtime,
-            reporter=self.reporter,
-            student_class=pipeline.student_class,
-            student_options=pipeline.spec.student.options,
-            selection_rule=self._selection_rule,
+        return stage_context(
+            pipeline,
+            planned.name,
             inputs=inputs,
             output=output,
             work=work,
+            reporter=self.reporter,
             emit=self.events.emit,
             scorer_of=self._scorer_of,
-            read_mask=self._read_mask,
         )
 
     def _scorer_of(self, artifact: Artifact) -> Scorer:
@@ -167,14 +156,6 @@ class Runner:
                 context = self._context(planned, NoOutput(), work)
                 return planned.stage.scorer(context, artifact)
         raise ArtifactError(f"No stage of this run made the artifact {artifact.fingerprint}.")
-
-    def _selection_rule(self, block: Mapping[str, Any]) -> Any:
-        registration = self.pipeline.registry.get("selection rule", str(block["type"]))
-        options = {key: value for key, value in block.items() if key != "type"}
-        return registration.load()(registration.plugin.options.model_validate(options))
-
-    def _read_mask(self, sample: Sample) -> Any:
-        return self.pipeline.dataset.read_mask(sample.record)
 
     def _loggers(self) -> list[Any]:
         return [block.registration.load()(block.options) for block in self.pipeline.spec.loggers]

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from meds.core.model import EvaluationDefaults
+from meds.core.errors import PluginError
+from meds.core.model import EvaluationDefaults, Scores
 
 Distance = Literal["cosine", "euclidean"]
 
@@ -87,6 +88,21 @@ def image_scores(maps: Tensor, evaluation: EvaluationDefaults) -> Tensor:
         return flat.amax(dim=1)
     count = max(1, int(flat.shape[1] * evaluation.top_fraction))
     return flat.topk(count, dim=1).values.mean(dim=1)
+
+
+def model_scores(scores: Scores, smoothed: Tensor, how: EvaluationDefaults) -> Tensor:
+    """Image scores [B] by any rule of `EvaluationDefaults.image_score`, from a scorer's answer and its smoothed maps.
+
+    Raises:
+        PluginError: `own` was asked of something that does not score whole images.
+    """
+    if how.image_score == "patch-max":
+        return mean_over_groups(scores.maps).flatten(1).amax(dim=1)
+    if how.image_score == "own":
+        if scores.images is None:
+            raise PluginError("`image_score: own` is for detectors that score whole images, and this one does not.")
+        return scores.images
+    return image_scores(smoothed, how)
 
 
 def _gaussian_kernel(sigma: float, radius: int) -> Tensor:

@@ -19,6 +19,15 @@ Recipe = Literal["paper", "released"]
 _STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
+class DecisionsModel(BaseModel):
+    """Decisions about training images: defects leave, normal images are always selected."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: Path = Field(description="A table of decisions, as `meds review` writes it.")
+    defects_to_test: bool = Field(default=False, description="Put confirmed defects among the test images.")
+
+
 class SpecModel(BaseModel):
     """The keys of a spec. Blocks with a `type` are checked further by their plugin's options model."""
 
@@ -37,6 +46,9 @@ class SpecModel(BaseModel):
     threads: int | None = Field(default=None, ge=1, description="CPU threads; default: all cores.")
     dataset: dict[str, Any] = Field(description="Where the images are.")
     noise: dict[str, Any] | None = Field(default=None, description="Known defects to add to the training set.")
+    decisions: DecisionsModel | None = Field(
+        default=None, description="What people have decided about the training images (`meds review`)."
+    )
     classes: Literal["unified", "separate"] = Field(
         default="unified", description="One student for all classes, or one for each."
     )
@@ -80,6 +92,7 @@ class Spec:
     classes: Literal["unified", "separate"]
     dataset: Block
     noise: Block | None
+    decisions: DecisionsModel | None
     backbone: Block
     student: Block
     stages: tuple[Block, ...]
@@ -96,6 +109,7 @@ class Spec:
             "threads": self.threads,
             "dataset": self.dataset.dump(),
             "noise": None if self.noise is None else self.noise.dump(),
+            "decisions": None if self.decisions is None else self.decisions.model_dump(mode="json"),
             "classes": self.classes,
             "backbone": self.backbone.dump(),
             "student": self.student.dump(),
@@ -143,6 +157,7 @@ def resolve_spec(source: SpecSource, registry: Registry) -> Spec:
         **fixed,
         dataset=dataset,
         noise=noise,
+        decisions=model.decisions,
         backbone=backbone,
         student=student,
         stages=tuple(stage for stage in stages if stage is not None),

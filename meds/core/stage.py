@@ -188,6 +188,10 @@ class Stage(ABC):
         """Whether its result depends on the test images, labels and masks."""
         return False
 
+    def sees_confirmations(self) -> bool:
+        """Whether its result depends on which training images a person has judged to be normal."""
+        return False
+
     def estimate_seconds(self, context: StageContext) -> float | None:  # noqa: ARG002
         """Seconds that `run` should take, by timing a small piece on random features; None if unknown."""
         return None

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from meds.core import metrics, scoring
 from meds.core.data import Sample, class_indices
-from meds.core.errors import PluginError
 from meds.core.images import resize_and_crop_mask
 from meds.core.model import EvaluationDefaults, Scores
 from meds.core.selection import robust_maximum
@@ -125,10 +124,9 @@ class Evaluate(Stage):
                 scores = scorer.scores(features, context.class_tensor(chosen))
             else:
                 scores = _rows(known, slice(start, start + size))
-            patch_map = scoring.mean_over_groups(scores.maps)
             smoothed = scoring.smooth(scoring.pixel_map(scores.maps, how), how)
-            images.append(_image_scores(scores, patch_map, smoothed, how).cpu())
-            patches.append(patch_map.cpu())
+            images.append(scoring.model_scores(scores, smoothed, how).cpu())
+            patches.append(scoring.mean_over_groups(scores.maps).cpu())
             peaks.append(smoothed.flatten(1).amax(dim=1).cpu())
             middles.append(smoothed.flatten(1).median(dim=1).values.cpu())
             if pixels:
@@ -197,16 +195,6 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 def _rows(scores: Scores, rows: slice) -> Scores:
     return Scores([m[rows] for m in scores.maps], None if scores.images is None else scores.images[rows])
-
-
-def _image_scores(scores: Scores, patch_map: Tensor, smoothed: Tensor, how: EvaluationDefaults) -> Tensor:
-    if how.image_score == "patch-max":
-        return patch_map.flatten(1).amax(dim=1)
-    if how.image_score == "own":
-        if scores.images is None:
-            raise PluginError("`image_score: own` is for detectors that score whole images, and this one does not.")
-        return scores.images
-    return scoring.image_scores(smoothed, how)
 
 
 def _ranking_figures(samples: Sequence[Sample], scores: np.ndarray[Any, Any]) -> dict[str, Any]:

@@ -52,6 +52,10 @@ class SelectFinetune(Stage):
         """Only a network that reconstructs teacher maps can be trained here."""
         refuse_detector("select-finetune", name, model)
 
+    def sees_confirmations(self) -> bool:
+        """Images that a person has judged to be normal are always selected."""
+        return True
+
     def run(self, context: StageContext) -> None:
         """Fine-tune one student for each partition of the classes."""
         source = context.input("distilled-student", "memory-scores")
@@ -150,6 +154,7 @@ class SelfSelection:
         self.first, self.distance = first, distance
         self.samples = [context.data.train[i] for i in positions]
         self.out = held_out(self.samples, options.holdout, derive_seed(context.seed, partition.name))
+        self.confirmed = torch.tensor([sample.confirmed for sample in self.samples])
         self.trainable = torch.ones(len(self.samples), dtype=torch.bool)
         self.trainable[self.out] = False
         self.rule: SelectionRule = context.selection_rule(options.rule)
@@ -170,7 +175,7 @@ class SelfSelection:
             members = torch.tensor([s.class_index == index for s in self.samples])
             factor = self.options.critical_value * time
             threshold = self.rule.threshold(scores[members], factor)
-            selected |= members & (scores < threshold)
+            selected |= members & ((scores < threshold) | self.confirmed)
             self._note(epoch, progress, index, members, selected, threshold, alpha, factor)
         self.masks.append(selected)
         return shuffled((selected & self.trainable).nonzero().flatten().tolist(), self.seed, epoch)

@@ -1,0 +1,132 @@
+"""What people have decided about images: an append-only table, and what it does to a run's data."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, get_args
+
+from filelock import FileLock
+
+from meds.core.data import RunData, Sample, check_classes
+from meds.core.dataset import ANOMALOUS
+from meds.core.errors import DataError
+
+Verdict = Literal["defect", "normal", "unsure", "undone"]
+COLUMNS = ("path", "sha256", "decision", "who", "when")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One row: an image, what was decided, by whom and when (ISO 8601, UTC). "undone" takes back what stood before."""
+
+    path: str
+    sha256: str
+    decision: Verdict
+    who: str
+    when: str
+
+
+def decided_now(sample: Sample, decision: Verdict, who: str) -> Decision:
+    """A decision about an image of a run, made at this moment."""
+    return Decision(sample.record.path, sample.digest, decision, who, datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def append_decision(path: Path, decision: Decision) -> None:
+    """Add a row to the table; it is on the disk when this returns. Several processes may add to one table."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")), path.open("ab") as file:
+        if file.tell() == 0:
+            writer.writerow(COLUMNS)
+        elif _ends_without_newline(path):
+            # A process that was killed while it wrote has left half a row; ours must not become part of it.
+            text.write("\n")
+        writer.writerow(asdict(decision).values())
+        file.write(text.getvalue().encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _ends_without_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+def read_decisions(path: Path) -> list[Decision]:
+    """All rows in their order.
+
+    Raises:
+        DataError: the file is missing or a row is not understood; names the line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
+        raise DataError(f"{path}: the decisions cannot be read: {reason}.") from None
+    reader = csv.DictReader(io.StringIO(text))
+    lacking = [name for name in COLUMNS[:3] if name not in (reader.fieldnames or ())]
+    if lacking:
+        raise DataError(f"{path}:1: the column '{lacking[0]}' is missing; decisions need {', '.join(COLUMNS)}.")
+    found = []
+    for row in reader:
+        if row["decision"] not in get_args(Verdict) or not row["sha256"]:
+            raise DataError(
+                f"{path}:{reader.line_num}: '{row['decision']}' for '{row['path']}' is not understood; a decision is "
+                f"{', '.join(get_args(Verdict)[:-1])} or undone, with the image's sha256."
+            )
+        values = {name: row.get(name) or "" for name in COLUMNS}
+        found.append(Decision(**values))  # type: ignore[arg-type]
+    return found
+
+
+def standing(decisions: Sequence[Decision]) -> dict[str, Decision]:
+    """The last decision about every image by its sha256; what was undone does not count."""
+    last = {decision.sha256: decision for decision in decisions}
+    return {digest: decision for digest, decision in last.items() if decision.decision != "undone"}
+
+
+def apply_decisions(data: RunData, decisions: Mapping[str, Decision], defects_to_test: bool) -> RunData:
+    """Confirmed defects leave the training images, confirmed normal images are marked.
+
+    `defects_to_test` puts the defects among the test images, as anomalous ones without a mask. The noise report gets
+    the numbers (`decisions`), and its count of known defects is that of the images that are left.
+    """
+    kept, dropped = [], []
+    for sample in data.train:
+        decision = decisions.get(sample.digest)
+        if decision is not None and decision.decision == "defect":
+            dropped.append(sample)
+        else:
+            kept.append(replace(sample, confirmed=decision is not None and decision.decision == "normal"))
+    check_classes(data.class_names, [sample.record for sample in kept])
+    test = list(data.test)
+    if defects_to_test:
+        known = {sample.digest for sample in test}
+        test += [_as_test_image(sample) for sample in dropped if sample.digest not in known]
+    noise = _noise_after(data, kept, dropped)
+    return replace(data, train=tuple(kept), test=tuple(test), noise=noise)
+
+
+def _as_test_image(sample: Sample) -> Sample:
+    return Sample(replace(sample.record, split="test", label=ANOMALOUS), sample.digest, sample.class_index)
+
+
+def _noise_after(data: RunData, kept: Sequence[Sample], dropped: Sequence[Sample]) -> dict[str, object]:
+    noise = dict(data.noise)
+    left = Counter(sample.record.class_name for sample in kept if sample.injected)
+    gone = Counter(sample.record.class_name for sample in dropped)
+    sure = Counter(sample.record.class_name for sample in kept if sample.confirmed)
+    noise["decisions"] = {
+        name: {"defects_removed": gone[name], "normals_confirmed": sure[name], "known_defects_left": left[name]}
+        for name in data.class_names
+    }
+    return noise

@@ -1,0 +1,118 @@
+"""Opens a run that is done: its spec, images, figures and artifacts, and a scorer for images that it has not seen."""
+
+from __future__ import annotations
+
+import csv
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from meds.core.context import stage_context
+from meds.core.data import RunData, Sample, read_csv
+from meds.core.errors import ArtifactError, UserError
+from meds.core.model import EvaluationDefaults
+from meds.core.pipeline import Pipeline
+from meds.core.registry import Registry, registry
+from meds.core.run_directory import POINTER, RunDirectory, read_json
+from meds.core.spec import Block, Spec, load_spec
+from meds.core.stage import Scorer, Stage, StageContext
+from meds.core.store import Artifact
+
+
+class FinishedRun:
+    """A run directory whose evaluation is done. Nothing here writes, and no image is scanned.
+
+    Raises:
+        UserError: the folder is no run directory, the run is not finished, or its artifacts are gone.
+    """
+
+    def __init__(self, path: Path, found: Registry | None = None) -> None:
+        self.path = path
+        self._registry = found or registry()
+        self.state = RunDirectory(path).read_state()
+        if not (path / "metrics.json").is_file():
+            raise UserError(
+                f"{path}: the run has no evaluation yet (status: {self.state['status']}); finish it with "
+                "`meds run`, with `- {type: evaluate}` among its stages."
+            )
+
+    @cached_property
+    def spec(self) -> Spec:
+        """The resolved spec."""
+        return load_spec(self.path / "spec.yaml", self._registry)
+
+    @cached_property
+    def data(self) -> RunData:
+        """The images as data.csv lists them."""
+        path = self.path / "data.csv"
+        try:
+            return read_csv(path.read_text(encoding="utf-8"), self.metrics["noise"])
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{path} cannot be read ({error}); run the spec again.") from None
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """metrics.json."""
+        return read_json(self.path / "metrics.json")
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """The spec's parts, in the home that the run was made in."""
+        return Pipeline(self.spec, self._registry, Path(self.state["home"]), self.data)
+
+    def table(self, name: str) -> list[dict[str, str]]:
+        """The rows of a table of the run directory, such as ranking.csv; none if it was not written."""
+        path = self.path / name
+        if not path.is_file():
+            return []
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def artifact(self, stage: str) -> Artifact:
+        """The artifact of a stage, verified; UserError if it is gone or damaged."""
+        pointer = read_json(self.path / stage / POINTER)
+        try:
+            return self.pipeline.store.open(pointer["fingerprint"])
+        except ArtifactError as error:
+            raise UserError(f"{error} Run the spec again: `meds run {self.path / 'spec.yaml'}`.") from None
+
+    @cached_property
+    def evaluation(self) -> Artifact:
+        """The artifact of the last evaluation."""
+        return self.artifact(self._blocks_that_make("evaluation")[-1].name)
+
+    @cached_property
+    def evaluation_settings(self) -> EvaluationDefaults:
+        """How score maps become anomaly maps and image scores."""
+        return EvaluationDefaults(**self.metrics["evaluation"])
+
+    @cached_property
+    def scoring_block(self) -> Block:
+        """The stage whose result the evaluation scored with: the last before it that can."""
+        names = [stage.name for stage in self.spec.stages]
+        last = names.index(self._blocks_that_make("evaluation")[-1].name)
+        kinds = [kind for kinds in self._stage(self.spec.stages[last]).consumes() for kind in kinds]
+        for block in reversed(self.spec.stages[:last]):
+            if self._stage(block).produces in kinds:
+                return block
+        raise UserError(f"{self.path}: no stage of the run can score images.")
+
+    def scorer(self) -> Scorer:
+        """A scorer for any image; the run's own images need not be there."""
+        block = self.scoring_block
+        return self._stage(block).scorer(self.context(block.name), self.artifact(block.name))
+
+    def context(self, stage: str) -> StageContext:
+        """What a stage of the run saw, without its inputs."""
+        return stage_context(self.pipeline, stage)
+
+    def training_samples(self) -> dict[str, Sample]:
+        """The training images by path."""
+        return {sample.record.path: sample for sample in self.data.train}
+
+    def _blocks_that_make(self, kind: str) -> list[Block]:
+        return [block for block in self.spec.stages if self._stage(block).produces == kind]
+
+    def _stage(self, block: Block) -> Stage:
+        stage: Stage = block.registration.load()(block.options)
+        return stage

@@ -1,0 +1,129 @@
+"""Decisions of people: the table, who stands at the end, and what they do to a run."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meds.core.data import Sample
+from meds.core.dataset import Record
+from meds.core.decisions import Decision, append_decision, decided_now, read_decisions, standing
+from meds.core.errors import DataError
+
+
+def decision(digest: str, verdict: str, who: str = "ann", path: str = "a.png") -> Decision:
+    return Decision(path, digest, verdict, who, "2026-01-01T00:00:00+00:00")
+
+
+def test_rows_come_back_in_their_order(tmp_path: Path) -> None:
+    rows = [
+        decision("1", "defect", path='odd, "name"\n<b>.png'),
+        decision("2", "normal", who="Ärger"),
+        decision("1", "undone"),
+    ]
+    for row in rows:
+        append_decision(tmp_path / "new" / "decisions.csv", row)
+    assert read_decisions(tmp_path / "new" / "decisions.csv") == rows
+    assert (tmp_path / "new" / "decisions.csv").read_text().startswith("path,sha256,decision,who,when\n")
+
+
+def test_the_last_decision_about_an_image_stands() -> None:
+    rows = [
+        decision("1", "defect"),
+        decision("1", "normal", who="bob"),
+        decision("2", "unsure"),
+        decision("3", "defect"),
+        decision("3", "undone"),
+    ]
+    assert {digest: row.decision for digest, row in standing(rows).items()} == {"1": "normal", "2": "unsure"}
+
+
+def test_many_reviewers_at_once_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.csv"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: append_decision(path, decision(str(i), "normal", who=f"r{i % 4}")), range(100)))
+    assert sorted(int(row.sha256) for row in read_decisions(path)) == list(range(100))
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\r"), min_size=1))
+def test_any_path_survives(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.mktemp("any") / "decisions.csv"
+    sample = Sample(Record(text, "a", "train"), "abc", 0)
+    append_decision(path, decided_now(sample, "defect", "ann"))
+    assert [row.path for row in read_decisions(path)] == [text]
+
+
+def test_half_a_row_of_a_killed_process_is_named_and_ours_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.csv"
+    append_decision(path, decision("1", "normal"))
+    with path.open("a") as file:
+        file.write("b.png,2,def")
+    append_decision(path, decision("3", "normal"))
+    assert path.read_text().splitlines()[-1].startswith("a.png,3,normal")
+    with pytest.raises(DataError, match=r"decisions.csv:3: 'def' for 'b.png' is not understood"):
+        read_decisions(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("path,decision\n", r"d.csv:1: the column 'sha256' is missing"),
+        ("path,sha256,decision\na,1,bad\n", r"d.csv:2: 'bad' for 'a' is not understood; a decision is defect"),
+        ("path,sha256,decision\na,,normal\n", r"d.csv:2: 'normal' for 'a' is not understood"),
+        (None, r"d.csv: the decisions cannot be read: there is no such file"),
+    ],
+)
+def test_mistakes_in_a_table(tmp_path: Path, text: str | None, sentence: str) -> None:
+    if text is not None:
+        (tmp_path / "d.csv").write_text(text)
+    with pytest.raises(DataError, match=sentence):
+        read_decisions(tmp_path / "d.csv")
+
+
+def decide(project: Any, verdicts: dict[str, str]) -> Path:
+    """A table of decisions about the images of these paths."""
+    path = project.root / "decisions.csv"
+    for row in project.rows("data.csv"):
+        if row["split"] == "train" and row["path"] in verdicts:
+            append_decision(path, decision(row["sha256"], verdicts[row["path"]], path=row["path"]))
+    return path
+
+
+def test_defects_leave_and_confirmed_images_are_always_selected(finished: Any) -> None:
+    ranking = finished.rows("ranking.csv")
+    defects = {row["path"] for row in ranking if row["injected"] == "1"}
+    kept = next(row["path"] for row in ranking if row["selected"] == "0" and row["injected"] == "0")
+    table = decide(finished, {**dict.fromkeys(defects, "defect"), kept: "normal"})
+    done = finished.run_well("--decisions", table)
+    assert "4 confirmed defects removed" in done.said
+    rows = finished.rows("ranking.csv")
+    assert not defects & {row["path"] for row in rows}
+    assert {row["selected"] for row in rows if row["path"] == kept} == {"1"}
+    assert finished.json("metrics.json")["noise"]["decisions"]["weave"]["known_defects_left"] == 0
+
+
+def test_confirmed_images_alone_leave_memory_and_distillation_as_they_are(finished: Any) -> None:
+    kept = next(row["path"] for row in finished.rows("ranking.csv") if row["selected"] == "0")
+    finished.run_well("--decisions", decide(finished, {kept: "normal"}))
+    assert finished.computed()[4:] == ["select-finetune", "evaluate"]
+
+
+def test_defects_may_enter_the_test(finished: Any) -> None:
+    (path, *_) = [row["path"] for row in finished.rows("ranking.csv") if row["injected"] == "0"]
+    before = len(finished.rows("predictions.csv"))
+    finished.run_well("--decisions", decide(finished, {path: "defect"}), "--set", "decisions.defects_to_test=true")
+    rows = finished.rows("predictions.csv")
+    assert len(rows) == before + 1
+    assert [row["label"] for row in rows if row["path"] == path] == ["1"]
+
+
+def test_a_class_that_loses_its_images_is_named(finished: Any) -> None:
+    paths = {row["path"]: "defect" for row in finished.rows("ranking.csv") if row["class"] == "weave"}
+    done = finished.run("--decisions", decide(finished, paths))
+    assert done.code == 2
+    assert "The class 'weave' has 0 training images" in done.said

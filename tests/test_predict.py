@@ -1,0 +1,140 @@
+"""`meds predict`: the same scores as the run's own, for files, folders and globs, whatever else lies there."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Finished
+from PIL import Image
+
+from meds.core.finished_run import FinishedRun
+from meds.core.predict import Predictor
+from meds.plugins.datasets.synthetic import SyntheticDataset
+
+
+@pytest.fixture
+def pictures(finished: Any) -> Path:
+    """The finished run's test images as files, in a folder for each class."""
+    run = FinishedRun(finished.runs / "tiny")
+    dataset = run.pipeline.dataset
+    assert isinstance(dataset, SyntheticDataset)
+    for number, sample in enumerate(run.data.test):
+        path = finished.root / "pictures" / sample.record.class_name / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(dataset.read_image(sample.record)).save(path)
+    return finished.root / "pictures"
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "predictions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_scores_thresholds_and_decisions_are_the_run_s_own(
+    finished: Any, pictures: Path, meds: Callable[..., Finished]
+) -> None:
+    out = finished.root / "out"
+    done = meds("predict", finished.runs / "tiny", pictures, "--output", out)
+    assert done.code == 0, done.err
+    own = finished.rows("predictions.csv")
+    found = sorted(rows(out), key=lambda row: Path(row["path"]).name)
+    assert [(r["class"], r["decision"]) for r in found] == [(r["class"], r["decision"]) for r in own]
+    for row, expected in zip(found, own, strict=True):
+        assert float(row["score"]) == pytest.approx(float(expected["score"]), rel=1e-5)
+        assert float(row["threshold"]) == pytest.approx(float(expected["threshold"]), rel=1e-6)
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert [line["path"] for line in lines] == [row["path"] for row in rows(out)]
+    assert f"{sum(row['decision'] == 'anomalous' for row in own)} of 16 images are anomalous" in done.said
+
+
+def test_heatmaps_and_masks_have_the_image_s_size_and_a_scale_of_the_class(
+    finished: Any, pictures: Path, meds: Callable[..., Finished]
+) -> None:
+    big = pictures / "weave" / "big.png"
+    Image.open(pictures / "weave" / "08.png").resize((150, 90)).save(big) if (
+        pictures / "weave" / "08.png"
+    ).exists() else (Image.open(next((pictures / "weave").glob("*.png"))).resize((150, 90)).save(big))
+    out = finished.root / "out"
+    assert meds("predict", finished.runs / "tiny", big, "--output", out).code == 0
+    row = rows(out)[0]
+    assert Image.open(out / row["heatmap"]).size == (150, 90)
+    mask = np.array(Image.open(out / row["mask"]))
+    assert set(np.unique(mask)) <= {0, 255}
+    run = FinishedRun(finished.runs / "tiny")
+    predictor = Predictor(run)
+    map_ = predictor.predict([np.array(Image.open(big).convert("RGB"))], ["weave"])[0].map
+    share = (map_ > predictor.pixel_thresholds["weave"]).mean()
+    assert (mask > 0).mean() == pytest.approx(share, abs=0.05)
+
+
+def test_an_unreadable_file_is_named_at_the_end_and_the_others_are_done(
+    finished: Any, pictures: Path, meds: Callable[..., Finished]
+) -> None:
+    (pictures / "weave" / "00a.png").write_bytes(b"no image")
+    out = finished.root / "out"
+    done = meds("predict", finished.runs / "tiny", pictures / "weave", "--output", out, "--no-heatmaps")
+    assert done.code == 2
+    assert "00a.png" in done.err
+    assert "1 of 9 images could not be read" in done.said
+    assert "Traceback" not in done.err
+    assert len(rows(out)) == 8
+    assert not (out / "heatmaps").exists()
+
+
+def test_globs_json_lines_and_images_of_the_same_name(
+    finished: Any, pictures: Path, meds: Callable[..., Finished]
+) -> None:
+    shutil.copytree(pictures, finished.root / "more")
+    first = sorted((pictures / "weave").glob("*.png"))[0].name
+    out = finished.root / "out"
+    pattern = finished.root / "*" / "weave" / first
+    done = meds("predict", finished.runs / "tiny", pattern, "--output", out, "--json")
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    assert len(lines) == 2
+    assert len({line["heatmap"] for line in lines}) == 2
+    assert lines[0]["score"] == lines[1]["score"]
+
+
+def test_thresholds_can_be_chosen_again(finished: Any, pictures: Path, meds: Callable[..., Finished]) -> None:
+    out = finished.root / "out"
+    base = ["predict", finished.runs / "tiny", pictures, "--output", out, "--no-heatmaps"]
+    meds(*base, "--threshold", "0")
+    assert {row["decision"] for row in rows(out)} == {"anomalous"}
+    meds(*base, "--false-alarm-rate", "0.5")
+    half = [float(row["threshold"]) for row in rows(out)]
+    meds(*base)
+    assert all(a < float(row["threshold"]) for a, row in zip(half, rows(out), strict=True))
+    done = meds(*base, "--false-alarm-rate", "2")
+    assert (done.code, "lies between 0 and 1" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["{root}/nothing"], "nothing"),
+        (["{root}/pictures/weave/*.jpg"], "No images were found in"),
+        (["{root}/pictures", "--class", "weav"], "--class weav: the run knows discs, weave"),
+        (["{root}/loose.png"], "the run knows 2 classes (discs, weave) and no folder of this path"),
+    ],
+)
+def test_mistakes(
+    finished: Any, pictures: Path, meds: Callable[..., Finished], arguments: list[str], sentence: str
+) -> None:
+    shutil.copy(next((pictures / "weave").glob("*.png")), finished.root / "loose.png")
+    texts = [text.format(root=finished.root) for text in arguments]
+    done = meds("predict", finished.runs / "tiny", *texts, "--output", finished.root / "out")
+    assert done.code == 2
+    assert sentence in done.said
+    assert "Traceback" not in done.err
+
+
+def test_a_folder_that_is_no_finished_run(project: Any, meds: Callable[..., Finished]) -> None:
+    done = meds("predict", project.root, "x.png")
+    assert (done.code, "is not a run directory" in done.said) == (2, True)
