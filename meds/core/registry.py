@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from meds.core import hookspecs
 from meds.core.errors import MedsError, PluginError
+from meds.core.plugin_source import source_digest
 
 ENTRY_POINT_GROUP = "meds"
 OWN_DISTRIBUTION = "meds-ad"
@@ -36,6 +37,14 @@ class Options(BaseModel):
     """Base of every options model: unknown keys are refused, values are fixed once validated."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def nested_plugins(options: type[Options]) -> dict[str, str]:
+    """Options that name a plugin themselves, such as a stage's selection rule: the option's name and the kind."""
+    extras = {name: field.json_schema_extra for name, field in options.model_fields.items()}
+    return {
+        name: str(extra["plugin"]) for name, extra in extras.items() if isinstance(extra, dict) and "plugin" in extra
+    }
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,15 @@ class Registration:
                 f"The {self.kind} '{self.plugin.name}' (package {self.package} {self.package_version}) could not "
                 f"be loaded: {type(error).__name__}: {error}."
             ) from error
+
+    def identity(self) -> list[str]:
+        """What tells one implementation from another; it is part of the name of every result that it has a part in.
+
+        Packages other than meds count with their source code, so that a plugin under development never takes a stored
+        result of its former self for its own.
+        """
+        known = [self.plugin.name, self.package, self.package_version, self.plugin.version]
+        return known if self.package == OWN_DISTRIBUTION else [*known, source_digest(self.plugin.load)]
 
 
 @dataclass(frozen=True)
