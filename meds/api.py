@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from meds.core.checkpoint import Checkpoints
     from meds.core.contamination import ClassNoise, Contaminated, NoiseProtocol, NoiseReport
     from meds.core.data import RunData, Sample
-    from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, DatasetOptions, Record
+    from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, DatasetOptions, Record, Split
     from meds.core.detector import Detector, TrainingFeatures
     from meds.core.errors import DataError, MedsError, PluginError, ResourceError, SelectionError, UserError
     from meds.core.events import RunLogger
@@ -37,7 +37,7 @@ _MODULES = {
     "meds.core.checkpoint": ("Checkpoints",),
     "meds.core.contamination": ("ClassNoise", "Contaminated", "NoiseProtocol", "NoiseReport"),
     "meds.core.data": ("RunData", "Sample"),
-    "meds.core.dataset": ("ANOMALOUS", "NORMAL", "Dataset", "DatasetOptions", "Record"),
+    "meds.core.dataset": ("ANOMALOUS", "NORMAL", "Dataset", "DatasetOptions", "Record", "Split"),
     "meds.core.detector": ("Detector", "TrainingFeatures"),
     "meds.core.errors": ("DataError", "MedsError", "PluginError", "ResourceError", "SelectionError", "UserError"),
     "meds.core.events": ("RunLogger",),
@@ -91,6 +91,7 @@ __all__ = [
     "Scores",
     "SelectionError",
     "SelectionRule",
+    "Split",
     "Stage",
     "StageContext",
     "Student",

@@ -157,6 +157,23 @@ class Registry:
         """All working plugins, by kind and name."""
         return [self._by_kind[kind][name] for kind in KINDS for name in self.names(kind)]
 
+    def find(self, name: str, kind: str | None = None) -> Registration:
+        """The plugin of that name, of any kind if none is given.
+
+        Raises:
+            PluginError: there is none (with the nearest known name), or several kinds have one.
+        """
+        if kind is not None:
+            return self.get(known_kind(kind), name)
+        found = [registration for registration in self.all() if registration.plugin.name == name]
+        if not found:
+            known = {registration.plugin.name for registration in self.all()}
+            raise PluginError(unknown_name("plugin", name, known) + self.broken_hint())
+        if len(found) > 1:
+            kinds = " and ".join(f"a {registration.kind}" for registration in found)
+            raise PluginError(f"'{name}' is {kinds}; say which with --kind.")
+        return found[0]
+
     def get(self, kind: str, name: str) -> Registration:
         """The plugin of that kind and name; PluginError with the nearest known name if there is none."""
         try:
@@ -168,6 +185,15 @@ class Registry:
         """What to add to "unknown name": the wanted plugin may be a broken one; empty if none is broken."""
         packages = sorted({item.package for item in self.broken})
         return f" Broken and left out: {', '.join(packages)} (see `meds plugins`)." if packages else ""
+
+
+def known_kind(text: str) -> str:
+    """The kind that a command's argument names ("selection-rule", "student"); PluginError with the nearest known."""
+    kinds = {kind.replace(" ", "-"): kind for kind in KINDS}
+    try:
+        return kinds[text.strip().lower().replace(" ", "-")]
+    except KeyError:
+        raise PluginError(unknown_name("kind of plugin", text, kinds)) from None
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
