@@ -42,6 +42,20 @@ def _main(
 
 
 @app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of images.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The spec to write; default: the folder's name.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
+) -> None:
+    """Look at a folder of images and write a spec for it, with comments."""
+    from meds.cli.init import write_spec
+
+    write_spec(folder, output, force)
+
+
+@app.command()
 def run(
     spec: SpecPath,
     sets: Sets = None,

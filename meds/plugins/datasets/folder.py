@@ -11,26 +11,10 @@ from pydantic import Field, model_validator
 
 from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, DatasetOptions, Record
 from meds.core.errors import DataError
+from meds.core.folder_names import ABNORMAL_NAMES, NORMAL_NAMES
 from meds.core.hookspecs import hookimpl
 from meds.core.images import IMAGE_SUFFIXES, list_images, masks_by_image
 from meds.core.registry import Plugin
-
-NORMAL_NAMES = frozenset({"normal", "good", "ok"})
-ABNORMAL_NAMES = frozenset(
-    {
-        "abnormal",
-        "anomaly",
-        "anomalous",
-        "anomalies",
-        "defect",
-        "defective",
-        "defects",
-        "bad",
-        "ko",
-        "nok",
-        "ng",
-    }
-)
 
 
 class FolderOptions(DatasetOptions):
@@ -57,6 +41,10 @@ class FolderOptions(DatasetOptions):
     class_name: str | None = Field(
         default=None, min_length=1, description="Name of the class; the folder's name if left out."
     )
+    class_folders: bool = Field(
+        default=False,
+        description="Whether every sub-folder of `path` is a class of its own; the other options hold for each.",
+    )
     recursive: bool = Field(default=False, description="Whether to take the images of sub-folders too.")
     seed: int = Field(default=0, ge=0, description="Draws the normal images that are kept for testing.")
 
@@ -69,11 +57,15 @@ class FolderOptions(DatasetOptions):
             )
         if self.mask is not None and self.abnormal is None:
             raise ValueError("`mask` needs `abnormal` as well: only defective images have masks")
+        if self.class_folders and self.class_name is not None:
+            raise ValueError(
+                "`class_folders` names the classes by their folders, so `class_name` has no place beside it"
+            )
         return self
 
 
 class FolderDataset(Dataset[FolderOptions]):
-    """Images of one class.
+    """Images of one class, or of one class for every sub-folder (`class_folders`).
 
     Without `normal`, all images are training images whose label is unknown. With `normal`, its images
     are normal training images. With `abnormal` too, its images and a share of the normal ones, drawn by
@@ -89,6 +81,8 @@ class FolderDataset(Dataset[FolderOptions]):
         path = self.options.path
         if not path.is_dir():
             raise DataError(f"{path}: there is no such folder; check `dataset.path`.")
+        if self.options.class_folders:
+            return self._by_class()
         if self.options.normal is None:
             train, test = self._unlabelled(), list[Record]()
         else:
@@ -99,6 +93,18 @@ class FolderDataset(Dataset[FolderOptions]):
                 "compared with the others; add images."
             )
         return train + test
+
+    def _by_class(self) -> list[Record]:
+        path = self.options.path
+        folders = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+        if not folders:
+            raise DataError(f"{path}: holds no folder, and `dataset.class_folders` takes each folder as a class.")
+        one_class = {"class_folders": False}
+        return [
+            record
+            for folder in folders
+            for record in FolderDataset(self.options.model_copy(update={**one_class, "path": folder})).records()
+        ]
 
     def _unlabelled(self) -> list[Record]:
         path = self.options.path

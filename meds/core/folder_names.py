@@ -1,0 +1,21 @@
+"""What folders of images are usually called."""
+
+from __future__ import annotations
+
+NORMAL_NAMES = frozenset({"normal", "good", "ok"})
+ABNORMAL_NAMES = frozenset(
+    {
+        "abnormal",
+        "anomaly",
+        "anomalous",
+        "anomalies",
+        "defect",
+        "defective",
+        "defects",
+        "bad",
+        "ko",
+        "nok",
+        "ng",
+    }
+)
+MASK_NAMES = frozenset({"mask", "masks", "ground_truth", "groundtruth", "gt"})

@@ -1,0 +1,118 @@
+"""`meds init`: what it finds in a folder, and that `meds run` works on what it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import Finished
+from PIL import Image
+
+from meds.core.registry import load_registry
+from meds.core.spec import load_spec
+
+
+def put(*paths: Path, size: tuple[int, int] = (40, 30)) -> None:
+    for number, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(number).integers(0, 255, (size[1], size[0]), dtype=np.uint8)
+        Image.fromarray(noise).save(path)
+
+
+def images(folder: Path, count: int = 4) -> list[Path]:
+    return [folder / f"{i:02}.png" for i in range(count)]
+
+
+def written(meds: Callable[..., Finished], folder: Path, *more: object) -> tuple[dict, str]:
+    path = folder.parent / "out.yaml"
+    done = meds("init", folder, "--output", path, *more)
+    assert done.code == 0, done.err
+    assert load_spec(path, load_registry()).name
+    return yaml.safe_load(path.read_text()), done.said
+
+
+def test_a_folder_without_labels_runs_as_written(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "line 3: left"
+    put(*images(folder, 6))
+    (folder / "notes.txt").write_text("x")
+    spec, said = written(meds, folder)
+    assert spec["dataset"] == {"type": "folder", "path": str(folder)}
+    assert spec["name"] == "line-3-left"
+    assert "6 images with no labels" in said
+    assert "Image sizes: 40x30" in said
+    assert "fewer than 20 images" in said
+    quick = ["stages.distill.iterations=2", "stages.select-finetune.iterations=2", "backbone.pretrained=false"]
+    quick += ["backbone.image_size=64", "student.layers=null", "student.blocks=[1,1,1]", "device=cpu", "threads=1"]
+    sets = [part for text in quick for part in ("--set", text)]
+    done = meds("run", tmp_path / "out.yaml", "--runs-dir", tmp_path / "runs", *sets)
+    assert done.code == 0, done.err
+    assert (tmp_path / "runs" / "line-3-left" / "ranking.csv").is_file()
+
+
+def test_normal_abnormal_and_masks(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "parts"
+    put(*images(folder / "OK", 5), *images(folder / "NG", 2), *images(folder / "masks", 2))
+    spec, said = written(meds, folder)
+    assert spec["dataset"] == {"type": "folder", "path": str(folder), "normal": "OK", "abnormal": "NG", "mask": "masks"}
+    assert "2 images in 'NG', taken as defective" in said
+
+
+def test_normal_images_beside_a_folder_of_defects(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "parts"
+    put(*images(folder, 5), *images(folder / "defects", 2))
+    assert written(meds, folder)[0]["dataset"]["normal"] == "."
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_the_layout_of_mvtec(tmp_path: Path, meds: Callable[..., Finished], inside: bool) -> None:
+    folder = tmp_path / "data"
+    root = folder / "bottle" if inside else folder
+    put(*images(root / "train" / "good"), *images(root / "test" / "broken"), *images(root / "ground_truth" / "broken"))
+    spec, said = written(meds, folder)
+    assert spec["dataset"] == {"type": "mvtec", "path": str(folder)}
+    assert f"{'bottle' if inside else 'data'} (4 training images)" in said
+    assert "measured against their folders' names and masks" in said
+
+
+def test_class_folders(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "products"
+    put(*images(folder / "bolt"), *images(folder / "nut" / "monday"), *images(folder / "nut" / "friday"))
+    spec, said = written(meds, folder)
+    assert spec["dataset"] == {"type": "folder", "path": str(folder), "class_folders": True, "recursive": True}
+    assert "2 folders of images, each taken as a class (a product type) of its own: bolt (4), nut (8)" in said
+    block = load_spec(tmp_path / "out.yaml", load_registry()).dataset
+    records = block.registration.load()(block.options).records()
+    assert {(r.class_name, r.split, r.label) for r in records} == {("bolt", "train", None), ("nut", "train", None)}
+    assert len(records) == 12
+
+
+def test_one_folder_in_a_folder_and_images_that_cannot_be_read(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "line"
+    put(*images(folder / "export"))
+    put(folder / "export" / "z.png", size=(20, 20))
+    (folder / "export" / "broken.png").write_bytes(b"x")
+    spec, said = written(meds, folder)
+    assert spec["dataset"] == {"type": "folder", "path": str(folder), "recursive": True, "unreadable": "skip"}
+    assert "40x30, 20x20; the encoder sees them as squares. Some cannot be read; they are left out" in said
+
+
+def test_a_file_is_not_written_over(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "line"
+    put(*images(folder))
+    written(meds, folder)
+    (tmp_path / "out.yaml").write_text("mine")
+    done = meds("init", folder, "--output", tmp_path / "out.yaml")
+    assert (done.code, "is there already" in done.said) == (2, True)
+    assert (tmp_path / "out.yaml").read_text() == "mine"
+    assert written(meds, folder, "--force")[0]["name"] == "line"
+
+
+@pytest.mark.parametrize(("make", "sentence"), [(False, "there is no such folder"), (True, "holds no image")])
+def test_folders_without_images(tmp_path: Path, meds: Callable[..., Finished], make: bool, sentence: str) -> None:
+    if make:
+        (tmp_path / "empty" / "more").mkdir(parents=True)
+    done = meds("init", tmp_path / "empty")
+    assert (done.code, sentence in done.said) == (2, True)
