@@ -119,6 +119,26 @@ def evaluate(run: RunPath) -> None:
 
 
 @app.command()
+def compare(
+    specs: Annotated[list[Path], typer.Argument(metavar="SPEC...", help="Pipeline specs (YAML).")],
+    ratios: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Noise ratios; without it the spec's own noise.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(metavar="A,B,...", help="Seeds; without it the spec's own.")] = None,
+    methods: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Some of plain, memory, distilled, full; without it all.")
+    ] = None,
+    sets: Sets = None,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Run the parts of MeDS on a spec, or several specs, and print one table of results."""
+    from meds.cli.compare import compare_specs
+
+    compare_specs(specs, sets or [], ratios, seeds, methods, runs_dir, as_json)
+
+
+@app.command()
 def predict(
     run: RunPath,
     images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files, folders or globs.")],
