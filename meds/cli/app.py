@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from meds import __version__
+from meds.cli.plugins_app import plugins_app
 
 app = typer.Typer(
     name="meds",
@@ -18,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(plugins_app, name="plugins")
 
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="A pipeline spec (YAML).")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec.")]
@@ -151,14 +153,6 @@ def predict(
 
     request = PredictRequest(run, tuple(images), output, class_name, threshold, false_alarm_rate, heatmaps, as_json)
     predict_images(request)
-
-
-@app.command()
-def plugins(as_json: AsJson = False) -> None:
-    """List the installed plugins, broken ones with their errors."""
-    from meds.cli.plugins import show_plugins
-
-    show_plugins(as_json)
 
 
 @app.command()
