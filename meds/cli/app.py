@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from meds import __version__
+from meds.cli.plugins_app import plugins_app
 
 app = typer.Typer(
     name="meds",
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(plugins_app, name="plugins")
 
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="A pipeline spec (YAML).")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec.")]
@@ -177,14 +179,6 @@ def export(
     from meds.cli.export import export_run
 
     export_run(run, kind.value, output, class_name, tolerance, images)
-
-
-@app.command()
-def plugins(as_json: AsJson = False) -> None:
-    """List the installed plugins, broken ones with their errors."""
-    from meds.cli.plugins import show_plugins
-
-    show_plugins(as_json)
 
 
 @app.command()
