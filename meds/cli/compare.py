@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, TypeVar
 import typer
 
 from meds.cli.console import ConsoleReporter, console, duration, new_table
-from meds.cli.results import TITLES, percent
+from meds.cli.results import TITLES
 from meds.core.errors import UserError
+from meds.core.units import percent
 
 if TYPE_CHECKING:
     from meds.core.comparison import Case, Row

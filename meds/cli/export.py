@@ -38,6 +38,7 @@ def export_run(
         raise UserError(f"--output {path}: a file of the format {kind} ends in {formats.SUFFIXES[kind]}.")
     formats.write(DetectorNetwork(finished, chosen), kind, path, describe(finished, chosen).text)
     samples = check.unseen_samples(finished, chosen, images)
+    # Opened anew: the network has taken the encoder and student of the other one to float32.
     found = check.compare(FinishedRun(run), open_exported(path), chosen, samples)
     figures = (
         f"{found.images} images: scores differ by at most {found.largest:.2g} of the threshold "

@@ -10,7 +10,7 @@ from typing import Any
 
 from meds.core.errors import DataError
 from meds.core.folder_names import ABNORMAL_NAMES, MASK_NAMES, NORMAL_NAMES
-from meds.core.images import is_image, list_images, size_of
+from meds.core.images import list_images, size_of
 
 PROBED_IMAGES = 200
 
@@ -41,7 +41,7 @@ def recognise(folder: Path) -> Layout:
     named = {name: _named(below, names) for name, names in _KINDS.items()}
     if named["normal"] or named["abnormal"]:
         return _labelled(path, folder, named)
-    direct = _images(folder)
+    direct = list_images(folder)
     if direct:
         return Layout({"type": "folder", "path": path}, _unlabelled(direct, below), len(direct), sizes(direct))
     filled = [f for f in below if _count(f)]
@@ -58,19 +58,19 @@ _KINDS = {"normal": NORMAL_NAMES, "abnormal": ABNORMAL_NAMES, "mask": MASK_NAMES
 
 
 def _mvtec(path: str, classes: Sequence[Path]) -> Layout:
-    counts = {f.resolve().name: _count(f / "train") for f in classes}
-    text = ", ".join(f"{name} ({count} training images)" for name, count in counts.items())
-    found = [f"The layout of MVTec AD (train, test, ground_truth), {len(counts)} class(es): {text}."]
+    trained = {f.resolve().name: list_images(f / "train", recursive=True) for f in classes}
+    text = ", ".join(f"{name} ({len(listed)} training images)" for name, listed in trained.items())
+    found = [f"The layout of MVTec AD (train, test, ground_truth), {len(trained)} class(es): {text}."]
     if any((f / "test").is_dir() for f in classes):
         masks = any((f / "ground_truth").is_dir() for f in classes)
         found.append("The test images are measured against their folders' names" + (" and masks." if masks else "."))
-    images = [image for f in classes for image in list_images(f / "train", recursive=True)]
-    return Layout({"type": "mvtec", "path": path}, found, sum(counts.values()), sizes(images))
+    images = [image for listed in trained.values() for image in listed]
+    return Layout({"type": "mvtec", "path": path}, found, len(images), sizes(images))
 
 
 def _labelled(path: str, folder: Path, named: dict[str, Path | None]) -> Layout:
     normal, abnormal, mask = named["normal"], named["abnormal"], named["mask"]
-    direct = _images(folder)
+    direct = list_images(folder)
     if normal is None and not direct:
         assert abnormal is not None
         images = list_images(abnormal, recursive=True)
@@ -95,14 +95,14 @@ def _labelled(path: str, folder: Path, named: dict[str, Path | None]) -> Layout:
 
 
 def _classes(path: str, folders: Sequence[Path]) -> Layout:
-    counts = {f.name: _count(f) for f in folders}
-    images = [image for f in folders for image in list_images(f, recursive=True)]
-    text = ", ".join(f"{name} ({count})" for name, count in counts.items())
+    held = {f: list_images(f, recursive=True) for f in folders}
+    images = [image for listed in held.values() for image in listed]
+    text = ", ".join(f"{f.name} ({len(listed)})" for f, listed in held.items())
     found = [
-        f"{len(counts)} folders of images, each taken as a class (a product type) of its own: {text}.",
+        f"{len(held)} folders of images, each taken as a class (a product type) of its own: {text}.",
         "If they are one class, write `recursive: true` in place of `class_folders: true`.",
     ]
-    nested = any(_count(f) != len(_images(f)) for f in folders)
+    nested = any(len(listed) != len(list_images(f)) for f, listed in held.items())
     block = {"type": "folder", "path": path, "class_folders": True, **({"recursive": True} if nested else {})}
     return Layout(block, found, len(images), sizes(images))
 
@@ -134,10 +134,6 @@ def _folders(folder: Path) -> list[Path]:
 
 def _named(folders: Sequence[Path], names: frozenset[str]) -> Path | None:
     return next((f for f in folders if f.name.lower() in names), None)
-
-
-def _images(folder: Path) -> list[Path]:
-    return [f for f in sorted(folder.iterdir()) if f.is_file() and is_image(f.name)]
 
 
 def _count(folder: Path) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from meds.cli.console import console, new_table
-from meds.cli.results import percent
+from meds.core.units import percent
 
 SHOWN = 20
 

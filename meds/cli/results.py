@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from meds.cli.console import console, new_table
+from meds.core.units import percent
 
 TITLES = {
     "image_auroc": "image\nAUROC",
@@ -61,8 +62,3 @@ def show_noise(noise: Mapping[str, Any]) -> None:
     shared = noise["total"]["in_both_splits"]
     if shared:
         console.print(f"Test images that are training images too: {shared}")
-
-
-def percent(value: float | None) -> str:
-    """A fraction as percent with one digit, a dash where it is undefined."""
-    return "–" if value is None else f"{100 * value:.1f}"

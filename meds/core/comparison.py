@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +9,8 @@ from typing import Any
 
 from meds.core.errors import UserError
 from meds.core.registry import Registry, unknown_name
-from meds.core.spec import Spec, resolve_spec
+from meds.core.run_directory import RunDirectory, read_table
+from meds.core.spec import Spec, noise_type, resolve_spec
 from meds.core.spec_source import SpecSource
 from meds.core.stage import Reporter
 
@@ -150,7 +149,7 @@ def _noise(case: Case, registry: Registry) -> dict[str, Any] | None:
     if case.ratio == 0 or (written is None and case.ratio is None):
         return None
     noise = dict(written or {})
-    kind = str(noise.get("type", "list" if "list" in noise else "inject"))
+    kind = noise_type(noise)
     known = registry.get("noise protocol", kind).plugin.options.model_fields
     if case.ratio is not None:
         if "ratio" not in known:
@@ -175,7 +174,7 @@ def run_case(case: Case, registry: Registry, runs: Path, reporter: Reporter) -> 
     metrics = Runner(Pipeline(spec, registry), RunRequest(directory), reporter).run()
     if metrics is None:
         raise UserError(f"{case.source.name}: there is nothing to compare without the stage evaluate.")
-    state = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+    state = RunDirectory(directory).read_state()
     ranking = {f"ranking_{key}": value for key, value in metrics["ranking"]["mean"].items()}
     return Row(
         run=str(directory),
@@ -191,9 +190,7 @@ def run_case(case: Case, registry: Registry, runs: Path, reporter: Reporter) -> 
 
 
 def _injected_among_selected(directory: Path) -> float | None:
-    path = directory / "selection.csv"
-    if not path.is_file():
+    last = {row["class"]: row for row in read_table(directory / "selection.csv")}.values()
+    if not last:
         return None
-    with path.open(encoding="utf-8", newline="") as file:
-        last = {row["class"]: row for row in csv.DictReader(file)}.values()
     return sum(int(row["injected_selected"]) for row in last) / sum(int(row["selected"]) for row in last)

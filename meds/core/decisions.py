@@ -97,8 +97,8 @@ def standing(decisions: Sequence[Decision]) -> dict[str, Decision]:
 def apply_decisions(data: RunData, decisions: Mapping[str, Decision], defects_to_test: bool) -> RunData:
     """Confirmed defects leave the training images, confirmed normal images are marked.
 
-    `defects_to_test` puts the defects among the test images, as anomalous ones without a mask. The noise report gets
-    the numbers (`decisions`), and its count of known defects is that of the images that are left.
+    `defects_to_test` puts the defects among the test images, as anomalous ones without a mask. The noise report stays
+    as the protocol wrote it and gets a block `decisions`: what was removed, confirmed, and which defects are left.
     """
     kept, dropped = [], []
     for sample in data.train:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def first_line(error: BaseException) -> str:
+    """What a foreign error says in its first line, or its type if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class MedsError(Exception):
     """Base class of all errors raised on purpose. The message is one clear sentence or a list of them."""
 

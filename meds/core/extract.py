@@ -7,10 +7,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from meds.core.backbone import Backbone, normalise
+from meds.core.backbone import Backbone, Preprocessing, normalise
 from meds.core.data import Sample
 from meds.core.dataset import Dataset
 from meds.core.feature_cache import SHARD_IMAGES, FeatureCache, bytes_per_image
@@ -64,8 +65,12 @@ def extract_features(
 
 def load_image(dataset: Dataset[Any], sample: Sample, backbone: Backbone) -> Tensor:
     """One image as the encoder takes it, float32 [3, S, S]; DataError if it cannot be read."""
-    image = resize_and_crop(dataset.read_image(sample.record), backbone.preprocessing)
-    return torch.from_numpy(np.ascontiguousarray(normalise(image, backbone.preprocessing)))
+    return encoder_input(dataset.read_image(sample.record), backbone.preprocessing)
+
+
+def encoder_input(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> Tensor:
+    """An RGB image uint8 [H, W, 3] of any size as the encoder takes it, float32 [3, S, S]."""
+    return torch.from_numpy(normalise(resize_and_crop(image, preprocessing), preprocessing))
 
 
 def encode(backbone: Backbone, images: Tensor, layers: Sequence[str], runtime: Runtime) -> list[Tensor]:

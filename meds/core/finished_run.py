@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from meds.core.context import stage_context
-from meds.core.data import RunData, Sample, read_csv
+from meds.core.data import RunData, read_csv
 from meds.core.errors import ArtifactError, UserError
 from meds.core.model import EvaluationDefaults
 from meds.core.pipeline import Pipeline
 from meds.core.registry import Registry, registry
-from meds.core.run_directory import POINTER, RunDirectory, read_json
+from meds.core.run_directory import POINTER, RunDirectory, read_json, read_table
 from meds.core.spec import Block, Spec, load_spec
 from meds.core.stage import Scorer, Stage, StageContext
 from meds.core.store import Artifact
@@ -62,11 +61,7 @@ class FinishedRun:
 
     def table(self, name: str) -> list[dict[str, str]]:
         """The rows of a table of the run directory, such as ranking.csv; none if it was not written."""
-        path = self.path / name
-        if not path.is_file():
-            return []
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+        return read_table(self.path / name)
 
     def artifact(self, stage: str) -> Artifact:
         """The artifact of a stage, verified; UserError if it is gone or damaged."""
@@ -105,10 +100,6 @@ class FinishedRun:
     def context(self, stage: str) -> StageContext:
         """What a stage of the run saw, without its inputs."""
         return stage_context(self.pipeline, stage)
-
-    def training_samples(self) -> dict[str, Sample]:
-        """The training images by path."""
-        return {sample.record.path: sample for sample in self.data.train}
 
     def _blocks_that_make(self, kind: str) -> list[Block]:
         return [block for block in self.spec.stages if self._stage(block).produces == kind]

@@ -60,9 +60,6 @@ class Model(ABC):
     class_names: tuple[str, ...]
 
     def __init__(self, options: Any, layers: Sequence[Layer], class_names: Sequence[str]) -> None:
-        self._keep(options, layers, class_names)
-
-    def _keep(self, options: Any, layers: Sequence[Layer], class_names: Sequence[str]) -> None:
         self.options, self.layers, self.class_names = options, tuple(layers), tuple(class_names)
 
     @classmethod

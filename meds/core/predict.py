@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from meds.core import scoring
-from meds.core.backbone import Preprocessing, normalise
+from meds.core.backbone import Preprocessing
 from meds.core.data import class_indices
-from meds.core.extract import encode
+from meds.core.extract import encode, encoder_input
 from meds.core.feature_cache import as_cached
 from meds.core.finished_run import FinishedRun
-from meds.core.images import resize_and_crop
 from meds.core.thresholds import ClassThreshold, Thresholds
 
 Image = npt.NDArray[np.uint8]
@@ -72,10 +71,8 @@ class Predictor:
         ]
 
     def _scores(self, images: Sequence[Image], classes: Tensor) -> tuple[Tensor, Tensor]:
-        pipeline, preprocessing = self._pipeline, self.preprocessing
-        batch = torch.stack(
-            [torch.from_numpy(normalise(resize_and_crop(i, preprocessing), preprocessing)) for i in images]
-        )
+        pipeline = self._pipeline
+        batch = torch.stack([encoder_input(image, self.preprocessing) for image in images])
         features = encode(pipeline.backbone, batch, self._scorer.layers, pipeline.runtime)
         # The feature cache keeps half precision; going the same way gives the same scores to the bit.
         kept = [pipeline.runtime.put(as_cached(values).float()) for values in features]

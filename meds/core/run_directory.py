@@ -168,6 +168,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a table of a run directory; none if it was not written."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def library_versions() -> dict[str, str]:
     """Versions of Python and of the libraries that results depend on."""
     versions = {"python": platform.python_version()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -122,6 +122,11 @@ class Spec:
         return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True)
 
 
+def noise_type(block: Mapping[str, Any]) -> str:
+    """The noise protocol that a noise block names, or means by its keys."""
+    return str(block.get("type", "list" if "list" in block else "inject"))
+
+
 def load_spec(path: Path, registry: Registry, overrides: Sequence[str] = ()) -> Spec:
     """Read, override and resolve a spec file; SpecError lists every problem with file, line and key."""
     return resolve_spec(read_spec(path, overrides), registry)
@@ -138,8 +143,7 @@ def resolve_spec(source: SpecSource, registry: Registry) -> Spec:
     dataset = resolver.block("dataset", model.dataset, ("dataset",))
     noise = None
     if model.noise is not None:
-        default = "list" if "list" in model.noise else "inject"
-        noise = resolver.block("noise protocol", {"type": default, **model.noise}, ("noise",))
+        noise = resolver.block("noise protocol", {"type": noise_type(model.noise), **model.noise}, ("noise",))
     backbone = resolver.block("backbone", model.backbone, ("backbone",))
     resolver.selecting = any(_selects(stage, registry) for stage in model.stages)
     student = resolver.block("student", model.student, ("student",))

@@ -53,8 +53,8 @@ class Student(nn.Module, Model):
     """
 
     def __init__(self, options: Any, layers: Sequence[Layer], class_names: Sequence[str]) -> None:
-        super().__init__()
-        self._keep(options, layers, class_names)
+        nn.Module.__init__(self)
+        Model.__init__(self, options, layers, class_names)
 
     @abstractmethod
     def targets(self, features: Sequence[Tensor]) -> list[Tensor]:

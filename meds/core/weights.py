@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from meds.core.backbone import Preprocessing
-from meds.core.errors import PluginError
+from meds.core.errors import PluginError, first_line
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -33,8 +33,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PluginError(f"The weights file '{path}' cannot be read: {reason}") from error
+        raise PluginError(f"The weights file '{path}' cannot be read: {first_line(error)}") from error
     for wrapper in ("state_dict", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
             found = found[wrapper]

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from meds.core.errors import UserError
+from meds.core.errors import UserError, first_line
 from meds.export.metadata import KEY
 from meds.export.network import DetectorNetwork, example_image
 
 Format = Literal["onnx", "openvino", "torch"]
-SUFFIXES: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 NEEDS: dict[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("onnx", "onnxscript", "openvino"),
@@ -54,8 +54,8 @@ def write(network: DetectorNetwork, kind: Format, path: Path, text: str) -> None
     except Exception as error:
         part.unlink(missing_ok=True)
         reason = next((line for line in str(error).splitlines() if "data-dependent" in line), None)
-        reason = reason or (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"The student '{network.student_name}' cannot be written as {kind}: {reason}") from error
+        told = f"The student '{network.student_name}' cannot be written as {kind}: {reason or first_line(error)}"
+        raise UserError(told) from error
     if kind == "openvino":
         part.with_suffix(".bin").replace(path.with_suffix(".bin"))
     part.replace(path)
@@ -101,7 +101,7 @@ _WRITERS: dict[str, Callable[[DetectorNetwork, Path, str], None]] = {
 
 def read(path: Path) -> tuple[str | None, Session]:
     """An exported file's description and a function that runs it; UserError if the file is of no known kind."""
-    kinds: dict[str, Format] = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch"}
+    kinds = {suffix: kind for kind, suffix in SUFFIXES.items()}
     if path.suffix not in kinds:
         raise UserError(f"{path} is neither a run directory nor an exported detector ({', '.join(kinds)}).")
     kind = kinds[path.suffix]
@@ -109,8 +109,7 @@ def read(path: Path) -> tuple[str | None, Session]:
     try:
         return _READERS[kind](path)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} cannot be read: {reason}") from error
+        raise UserError(f"{path} cannot be read: {first_line(error)}") from error
 
 
 def _read_torch(path: Path) -> tuple[str | None, Session]:

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from meds import __version__
 from meds.core import files
+from meds.core.units import percent
 
 
 def write_page(template: str, path: Path, **values: Any) -> None:
@@ -18,11 +19,6 @@ def write_page(template: str, path: Path, **values: Any) -> None:
     pages.filters["percent"] = percent
     pages.filters["file_url"] = file_url
     files.write_text(path, pages.get_template(template).render(version=__version__, **values))
-
-
-def percent(value: float | None) -> str:
-    """A fraction as percent with one digit, a dash where it is undefined."""
-    return "–" if value is None else f"{100 * value:.1f}"
 
 
 def file_url(path: str) -> str | None:

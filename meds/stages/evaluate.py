@@ -61,17 +61,17 @@ class Evaluate(Stage):
         source = context.input(*SCORERS)
         scorer = context.scorer_of(source)
         how = self.evaluation(context)
-        data = context.data
+        data, known = context.data, scorer.training_scores()
         with (
             context.reporter.bar(context.name, len(data.train) + len(data.test)) as bar,
             torch.inference_mode(),
         ):
-            train = self._score(context, scorer, data.train, how, bar, scorer.training_scores(), pixels=False)
+            train = self._score(context, scorer, data.train, how, bar, known, pixels=False)
             labelled = any(sample.record.mask is not None for sample in data.test)
             test = self._score(context, scorer, data.test, how, bar, None, pixels=labelled)
         ranking = robust_maximum(train.patches) if len(data.train) else train.images
         selected = last_selection(source, len(data.train))
-        unseen = not_trained_on(source, len(data.train), scorer.training_scores() is not None)
+        unseen = not_trained_on(source, len(data.train), known is not None)
         stored = {"train": train.images, "test": test.images, "ranking": ranking}
         stored |= {"peaks": train.peaks, "middles": train.middles, "unseen": torch.from_numpy(unseen.astype(np.uint8))}
         context.output.write_tensors("scores", stored)

@@ -21,6 +21,7 @@ from meds.core.store import Artifact
 from meds.core.student import Progress, Student
 from meds.core.training import AllImages, Objective, stage_length, train, training_seconds
 from meds.stages.options import FitOptions
+from meds.stages.thresholds import write_held_out
 
 
 def own_objective(context: StageContext) -> Objective:
@@ -59,7 +60,7 @@ class Fit(Stage):
     def run(self, context: StageContext) -> None:
         """Train one student, or fit one detector, for each partition of the classes."""
         context.output.info.update(distance=self.options.distance)
-        kept_back = torch.zeros(len(context.data.train), dtype=torch.uint8)
+        kept_back: list[int] = []
         for partition in context.partitions:
             positions = partition.positions(context.data.train)
             samples = [context.data.train[i] for i in positions]
@@ -70,16 +71,22 @@ class Fit(Stage):
                 model.fit(training)
                 state = model.state()
             else:
+                assert isinstance(model, Student)
                 out = held_out(samples, self.options.holdout, derive_seed(context.seed, partition.name))
-                kept_back[[positions[i] for i in out]] = 1
-                state = self._train(context, partition, samples, out).state_dict()
+                kept_back += [positions[i] for i in out]
+                self._train(context, partition, model, samples, out)
+                state = model.state_dict()
             context.output.write_tensors(student_file(partition), state)
-        context.output.write_tensors("holdout", {"images": kept_back})
+        write_held_out(context, kept_back)
 
     def _train(
-        self, context: StageContext, partition: Partition, samples: Sequence[Sample], out: Sequence[int]
-    ) -> Student:
-        student = context.new_student(partition.name)
+        self,
+        context: StageContext,
+        partition: Partition,
+        student: Student,
+        samples: Sequence[Sample],
+        out: Sequence[int],
+    ) -> None:
         train(
             context,
             student,
@@ -90,7 +97,6 @@ class Fit(Stage):
             Checkpoints(context.work, f"fit-{partition.name}"),
             f"{context.name} ({partition.name})",
         )
-        return student
 
     def estimate_seconds(self, context: StageContext) -> float | None:
         """Iterations times a timed training step; a detector cannot tell."""

@@ -22,10 +22,11 @@ from meds.core.selection import SelectionRule, robust_maximum
 from meds.core.stage import Partition, Stage, StageContext
 from meds.core.store import Artifact
 from meds.core.student import Progress, Student
-from meds.core.training import shuffled, stage_length, train, training_seconds
+from meds.core.training import TrainingLength, shuffled, stage_length, train, training_seconds
 from meds.stages.batch_statistics import estimate_batch_statistics, has_batch_statistics
 from meds.stages.fit import own_objective
 from meds.stages.options import SelectFinetuneOptions
+from meds.stages.thresholds import write_held_out
 
 SCORING_BATCH = 32
 
@@ -63,16 +64,16 @@ class SelectFinetune(Stage):
         context.output.info.update(distance=source.info["distance"])
         rows: list[dict[str, Any]] = []
         selections: dict[str, Tensor] = {}
-        kept_back = torch.zeros(len(context.data.train), dtype=torch.uint8)
+        kept_back: list[int] = []
         for partition in context.partitions:
             student, selection = self._train(context, partition, source.info["distance"])
-            kept_back[[selection.positions[i] for i in selection.out]] = 1
+            kept_back += [selection.positions[i] for i in selection.out]
             context.output.write_tensors(student_file(partition), student.state_dict())
             rows += selection.rows
             selections[student_file(partition)] = selection.history()
         context.output.write_json("selection", rows)
         context.output.write_tensors("selection", selections)
-        context.output.write_tensors("holdout", {"images": kept_back})
+        write_held_out(context, kept_back)
 
     def _train(self, context: StageContext, partition: Partition, distance: Distance) -> tuple[Student, SelfSelection]:
         student = context.new_student(partition.name, "select-finetune")
@@ -83,10 +84,9 @@ class SelectFinetune(Stage):
         with torch.inference_mode():
             first = self._first_scores(context, partition, positions, samples, distance)
         selection = SelfSelection(self.options, context, partition, positions, first, distance)
-        length = stage_length(student, len(samples) - len(selection.out), self.options)
+        length = selection.length(student)
         checkpoints = Checkpoints(context.work, f"select-finetune-{partition.name}")
         title = f"{context.name} ({partition.name})"
-        selection.batch_size = length.batch_size
         train(context, student, samples, own_objective(context), selection, length, checkpoints, title)
         selection.settle(student)
         return student, selection
@@ -162,7 +162,6 @@ class SelfSelection:
         self.trainable[self.out] = False
         self.rule: SelectionRule = context.selection_rule(options.rule)
         self.seed = derive_seed(context.seed, "select-finetune", partition.name)
-        self.batch_size = SCORING_BATCH
         self.rows: list[dict[str, Any]] = []
         self.masks: list[Tensor] = []
 
@@ -185,6 +184,10 @@ class SelfSelection:
         self.masks.append(selected)
         return shuffled((selected & self.trainable).nonzero().flatten().tolist(), self.seed, epoch)
 
+    def length(self, student: Student) -> TrainingLength:
+        """The length of the training, by the images that are not held out."""
+        return stage_length(student, len(self.samples) - len(self.out), self.options)
+
     def settle(self, student: Student) -> None:
         """Estimate running statistics of batch normalisation over all images, whatever is selected.
 
@@ -194,7 +197,7 @@ class SelfSelection:
         if self.options.batch_statistics == "all" and has_batch_statistics(student):
             order = shuffled(self.trainable.nonzero().flatten().tolist(), self.seed, -1)
             samples = [self.samples[i] for i in order]
-            estimate_batch_statistics(self.context, student, samples, self.batch_size)
+            estimate_batch_statistics(self.context, student, samples, self.length(student).batch_size)
 
     def _note(
         self,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from meds.core.calibration import Calibration, calibrate
+from meds.core.stage import StageContext
 from meds.core.store import Artifact
 
 Booleans = npt.NDArray[np.bool_]
@@ -30,6 +33,13 @@ def last_selection(source: Artifact, count: int) -> Booleans:
         return np.ones(count, dtype=bool)
     histories = source.tensors("selection").values()
     return np.any([history[-1].bool().numpy() for history in histories], axis=0)  # type: ignore[no-any-return]
+
+
+def write_held_out(context: StageContext, positions: Sequence[int]) -> None:
+    """Note which training images a stage did not train on: `holdout.safetensors`, `images` uint8 [n]."""
+    images = torch.zeros(len(context.data.train), dtype=torch.uint8)
+    images[list(positions)] = 1
+    context.output.write_tensors("holdout", {"images": images})
 
 
 def not_trained_on(source: Artifact, count: int, scored_without_themselves: bool) -> Booleans:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from meds.core.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, Layer, Preprocessing
-from meds.core.errors import PluginError
+from meds.core.errors import PluginError, first_line
 from meds.core.registry import unknown_name
 from meds.core.weights import backbone_fingerprint, read_weights
 from meds.plugins.backbones.dinov2 import DINOv2SmallOptions
@@ -65,9 +65,8 @@ class TimmBackbone(Backbone):
             with torch.inference_mode():
                 maps = self.forward(noise, names)
         except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise PluginError(
-                f"The timm model '{architecture}' cannot take images of {size}x{size} pixels ({reason}): "
+                f"The timm model '{architecture}' cannot take images of {size}x{size} pixels ({first_line(error)}): "
                 "set another 'image_size'."
             ) from error
         return tuple(
