@@ -37,9 +37,10 @@ def rank_run(run: Path, top: int, output: Path | None, as_json: bool) -> None:
         console.print("Too few images to tell how many of them are defects.")
     else:
         console.print(
-            f"About {expected.count:.0f} of {len(ranking.rows)} training images look like defects (between "
-            f"{expected.low:.0f} and {expected.high:.0f}, 90 % confidence)"
-            + (f"; nine of ten should lie among the first {ranking.reach}." if ranking.reach else "."),
+            f"About {expected.count:.0f} of {len(ranking.rows)} training images stand out as defects would "
+            f"({expected.low:.0f} to {expected.high:.0f} if the scores are resampled); defects that score like normal "
+            "images are not counted."
+            + (f" Nine of ten of those that stand out lie among the first {ranking.reach}." if ranking.reach else ""),
             soft_wrap=True,
         )
     for name, figures in ranking.figures.items():

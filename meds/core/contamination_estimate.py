@@ -25,7 +25,10 @@ Booleans = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Expected:
-    """An expected number of defects, and the interval that holds it with 90 % confidence."""
+    """An expected number of defects that stand out, and the middle 90 % of the bootstrap of the scores.
+
+    The interval is about the scores, not about the truth: defects that score like normal images are in neither.
+    """
 
     count: float
     low: float
