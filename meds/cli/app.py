@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from meds import __version__
+from meds.cli.plugins_app import plugins_app
 
 app = typer.Typer(
     name="meds",
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(plugins_app, name="plugins")
 
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="A pipeline spec (YAML).")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec.")]
@@ -180,6 +182,19 @@ def export(
 
 
 @app.command()
+def rank(
+    run: RunPath,
+    top: Annotated[int, typer.Option("--top", min=1, help="Number of images with pictures.")] = 100,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The page; default: RUN/ranking.html.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The training images to look at, worst first: a table, a contact sheet, and how far down to look."""
+    from meds.cli.rank import rank_run
+
+    rank_run(run, top, output, as_json)
+
+
+@app.command()
 def review(
     run: RunPath,
     decisions: Annotated[
@@ -193,14 +208,6 @@ def review(
     from meds.cli.review import review_run
 
     review_run(run, decisions, who, port, browser)
-
-
-@app.command()
-def plugins(as_json: AsJson = False) -> None:
-    """List the installed plugins, broken ones with their errors."""
-    from meds.cli.plugins import show_plugins
-
-    show_plugins(as_json)
 
 
 @app.command()

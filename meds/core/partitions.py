@@ -64,7 +64,8 @@ class PartitionScorer(Scorer, Generic[ModelT]):
         """Scores of images of one class, known beforehand: nothing here depends on values, so that it can be traced."""
         for partition, model in zip(self._context.partitions, self._models, strict=True):
             if index in partition.class_indices:
-                return self._ask(model, features, torch.full((len(features[0]),), index))
+                # A literal stays a constant when it is traced, which a filled tensor does not.
+                return self._ask(model, features, torch.tensor([index] * len(features[0])))
         raise PluginError(f"No student of this run knows the class with the index {index}.")
 
     def modules(self) -> list[nn.Module]:

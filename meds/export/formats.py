@@ -53,7 +53,8 @@ def write(network: DetectorNetwork, kind: Format, path: Path, text: str) -> None
             _WRITERS[kind](network, part, text)
     except Exception as error:
         part.unlink(missing_ok=True)
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = next((line for line in str(error).splitlines() if "data-dependent" in line), None)
+        reason = reason or (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"The student '{network.student_name}' cannot be written as {kind}: {reason}") from error
     if kind == "openvino":
         part.with_suffix(".bin").replace(path.with_suffix(".bin"))
