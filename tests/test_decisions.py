@@ -69,9 +69,7 @@ def test_half_a_row_is_named_and_the_next_row_takes_its_place(tmp_path: Path) ->
     assert [row.sha256 for row in read_decisions(path)] == ["1", "3"]
 
 
-def test_a_process_killed_at_any_byte_costs_its_own_row_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_killed_at_any_byte_costs_its_own_row_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda _: None)
     path = tmp_path / "decisions.csv"
     rows = [decision("1", "normal", path='odd, "name"\nünd.png'), decision("2", "defect", path='more"\n"odd.png')]
@@ -109,6 +107,11 @@ def test_taking_back_restores_what_somebody_else_had_decided() -> None:
     assert {digest: (row.decision, row.who) for digest, row in standing(rows).items()} == {"1": ("normal", "bob")}
     rows += [decision("1", "unsure", who="bob"), decision("1", "undone", who="bob"), decision("1", "undone", who="bob")]
     assert standing(rows) == {}
+
+
+def test_taking_back_leaves_what_somebody_else_has_decided_since() -> None:
+    rows = [decision("1", "defect"), decision("1", "normal", who="bob"), decision("1", "undone")]
+    assert {digest: (row.decision, row.who) for digest, row in standing(rows).items()} == {"1": ("normal", "bob")}
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,8 @@ def test_two_people_at_two_servers_see_and_keep_each_other_s_work(desk: Desk) ->
     assert "by ann" in bob.get("/image/1").text
     assert decide(bob, digests[1], "normal") == "/image/3?judged=2"
     decide(bob, digests[0], "normal")
+    decide(ann, digests[2], "unsure")
+    assert ann.post("/undo", data={"sha256": digests[0]}).headers["location"] == "/image/3?undone=1"
     assert "by bob" in ann.get("/image/1").text
     assert ann.post("/undo", data={"sha256": digests[1]}).headers["location"] == "/image/1?undone=1"
     assert desk.verdicts() == {digests[0]: "normal", digests[1]: "normal"}

@@ -151,6 +151,13 @@ def test_the_nearest_normal_patch_is_found(desk: Desk) -> None:
     assert nearest.of(item) not in (found, None)
 
 
+def test_an_image_is_not_its_own_neighbour(desk: Desk) -> None:
+    item = next(item for item in desk.review.items if item.selected)
+    found = NearestNormal(desk.run, desk.review).of(item)
+    assert isinstance(found, Neighbour)
+    assert found.item.digest != item.digest
+
+
 def test_the_page_shows_both_crops(desk: Desk) -> None:
     client, item = desk.client(), desk.review.items[0]
     html = client.get(f"/nearest/{item.digest}").text
