@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from meds.core.data import Sample
 from meds.core.dataset import Record
-from meds.core.decisions import Decision, append_decision, decided_now, read_decisions, standing
+from meds.core.decisions import Decision, append_decision, decided_now, mended_decisions, read_decisions, standing
 from meds.core.errors import DataError
 
 
@@ -58,15 +58,60 @@ def test_any_path_survives(tmp_path_factory: pytest.TempPathFactory, text: str) 
     assert [row.path for row in read_decisions(path)] == [text]
 
 
-def test_half_a_row_of_a_killed_process_is_named_and_ours_is_whole(tmp_path: Path) -> None:
+def test_half_a_row_is_named_and_the_next_row_takes_its_place(tmp_path: Path) -> None:
     path = tmp_path / "decisions.csv"
     append_decision(path, decision("1", "normal"))
     with path.open("a") as file:
         file.write("b.png,2,def")
-    append_decision(path, decision("3", "normal"))
-    assert path.read_text().splitlines()[-1].startswith("a.png,3,normal")
     with pytest.raises(DataError, match=r"decisions.csv:3: 'def' for 'b.png' is not understood"):
         read_decisions(path)
+    append_decision(path, decision("3", "normal"))
+    assert [row.sha256 for row in read_decisions(path)] == ["1", "3"]
+
+
+def test_a_process_killed_at_any_byte_costs_its_own_row_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    path = tmp_path / "decisions.csv"
+    rows = [decision("1", "normal", path='odd, "name"\nünd.png'), decision("2", "defect", path='more"\n"odd.png')]
+    for row in rows:
+        append_decision(path, row)
+    content = path.read_bytes()
+    ends = [content.index(b'"more'), len(content)]
+    for cut in range(len(content) + 1):
+        path.write_bytes(content[:cut])
+        found = mended_decisions(path)
+        whole = sum(cut >= end for end in ends)
+        assert [row.sha256 for row in found][:whole] == ["1", "2"][:whole]
+        append_decision(path, decision("3", "unsure"))
+        assert read_decisions(path) == [*found, decision("3", "unsure")]
+
+
+def test_a_last_row_written_by_hand_without_a_line_s_end_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.csv"
+    path.write_text("path,sha256,decision\na.png,1,defect")
+    append_decision(path, decision("2", "normal"))
+    assert [row.sha256 for row in read_decisions(path)] == ["1", "2"]
+
+
+def test_a_mistake_in_the_middle_is_never_mended(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.csv"
+    text = "path,sha256,decision\na.png,1,defekt\nb.png,2,def"
+    path.write_text(text)
+    with pytest.raises(DataError, match="'defekt'"):
+        append_decision(path, decision("3", "normal"))
+    assert path.read_text() == text
+
+
+def test_taking_back_restores_what_somebody_else_had_decided() -> None:
+    rows = [decision("1", "normal", who="bob"), decision("1", "defect"), decision("1", "undone")]
+    assert {digest: (row.decision, row.who) for digest, row in standing(rows).items()} == {"1": ("normal", "bob")}
+    rows += [decision("1", "unsure", who="bob"), decision("1", "undone", who="bob"), decision("1", "undone", who="bob")]
+    assert standing(rows) == {}
+
+
+def test_taking_back_leaves_what_somebody_else_has_decided_since() -> None:
+    rows = [decision("1", "defect"), decision("1", "normal", who="bob"), decision("1", "undone")]
+    assert {digest: (row.decision, row.who) for digest, row in standing(rows).items()} == {"1": ("normal", "bob")}
 
 
 @pytest.mark.parametrize(

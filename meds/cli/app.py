@@ -195,6 +195,22 @@ def rank(
 
 
 @app.command()
+def review(
+    run: RunPath,
+    decisions: Annotated[
+        Path | None, typer.Option("--decisions", metavar="FILE", help="Table to add to; default: RUN/decisions.csv.")
+    ] = None,
+    who: Annotated[str | None, typer.Option("--who", metavar="NAME", help="Reviewer; default: the login name.")] = None,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; default: any that is free.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser.")] = True,
+) -> None:
+    """Judge the suspicious training images of a run in a browser, with two keys."""
+    from meds.cli.review import review_run
+
+    review_run(run, decisions, who, port, browser)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of a spec, installed plugins included."""
     from meds.cli.schema import print_schema

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 
 from filelock import FileLock
 
+from meds.core import files
 from meds.core.data import RunData, Sample, check_classes
 from meds.core.dataset import ANOMALOUS
 from meds.core.errors import DataError
@@ -24,7 +25,7 @@ COLUMNS = ("path", "sha256", "decision", "who", "when")
 
 @dataclass(frozen=True)
 class Decision:
-    """One row: an image, what was decided, by whom and when (ISO 8601, UTC). "undone" takes back what stood before."""
+    """One row: an image, what was decided, by whom and when (ISO 8601, UTC). For "undone" see `standing`."""
 
     path: str
     sha256: str
@@ -43,22 +44,60 @@ def append_decision(path: Path, decision: Decision) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")), path.open("ab") as file:
-        if file.tell() == 0:
+    with _lock(path), path.open("ab") as file:
+        _mend(path)
+        new = file.seek(0, os.SEEK_END) == 0
+        if new:
             writer.writerow(COLUMNS)
-        elif _ends_without_newline(path):
-            # A process that was killed while it wrote has left half a row; ours must not become part of it.
-            text.write("\n")
         writer.writerow(asdict(decision).values())
         file.write(text.getvalue().encode())
         file.flush()
         os.fsync(file.fileno())
+        if new:
+            files.fsync_folder(path.parent)
 
 
-def _ends_without_newline(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"
+def mended_decisions(path: Path) -> list[Decision]:
+    """All rows in their order, none if there is no file; half a row that a killed process left is removed.
+
+    Nobody has been told that such a row was written. Raises DataError as `read_decisions`.
+    """
+    if not path.exists():
+        return []
+    with _lock(path):
+        _mend(path)
+        return read_decisions(path) if path.stat().st_size else []
+
+
+def _lock(path: Path) -> FileLock:
+    return FileLock(path.with_name(f".{path.name}.lock"))
+
+
+def _mend(path: Path) -> None:
+    """Cut off half a row at the end of the table, or give a whole one its line's end; needs the lock."""
+    content = path.read_bytes()
+    whole = _end_of_whole_lines(content)
+    if whole == len(content):
+        return
+    if whole == 0:
+        os.truncate(path, 0)
+        return
+    _rows(content[:whole].decode("utf-8-sig"), path)
+    try:
+        _rows(content.decode("utf-8-sig"), path)
+    except (DataError, UnicodeDecodeError):
+        os.truncate(path, whole)
+    else:
+        with path.open("ab") as file:
+            file.write(b"\n")
+
+
+def _end_of_whole_lines(content: bytes) -> int:
+    """Where the last line ends that is whole: a line's end inside quotation marks is part of a name."""
+    end = len(content)
+    while end and (content[end - 1 : end] != b"\n" or content.count(b'"', 0, end) % 2):
+        end = content.rfind(b"\n", 0, end - 1) + 1
+    return end
 
 
 def read_decisions(path: Path) -> list[Decision]:
@@ -72,6 +111,10 @@ def read_decisions(path: Path) -> list[Decision]:
     except (OSError, UnicodeDecodeError) as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise DataError(f"{path}: the decisions cannot be read: {reason}.") from None
+    return _rows(text, path)
+
+
+def _rows(text: str, path: Path) -> list[Decision]:
     reader = csv.DictReader(io.StringIO(text))
     lacking = [name for name in COLUMNS[:3] if name not in (reader.fieldnames or ())]
     if lacking:
@@ -89,9 +132,20 @@ def read_decisions(path: Path) -> list[Decision]:
 
 
 def standing(decisions: Sequence[Decision]) -> dict[str, Decision]:
-    """The last decision about every image by its sha256; what was undone does not count."""
-    last = {decision.sha256: decision for decision in decisions}
-    return {digest: decision for digest, decision in last.items() if decision.decision != "undone"}
+    """The decision that stands about every image, by its sha256: the last one that was not taken back.
+
+    "undone" takes back the last decision about the image by the same person (the last by anybody if that person has
+    made none), so that what somebody else has decided before stands again.
+    """
+    history: dict[str, list[Decision]] = {}
+    for decision in decisions:
+        past = history.setdefault(decision.sha256, [])
+        if decision.decision != "undone":
+            past.append(decision)
+        elif past:
+            own = [place for place, earlier in enumerate(past) if earlier.who == decision.who]
+            del past[own[-1] if own else -1]
+    return {digest: past[-1] for digest, past in history.items() if past}
 
 
 def apply_decisions(data: RunData, decisions: Mapping[str, Decision], defects_to_test: bool) -> RunData:
