@@ -64,7 +64,7 @@ def test_figures_and_decisions_are_those_of_the_files(finished: Any, page: Page)
         cells = page.row(name, f"{promise['threshold']:.4g}")
         assert cells[2] == "1.0"
         assert (cells[-2].split(" (")[0], cells[-1].split(" (")[0]) == (f"{alarms} of 4", f"{found} of 4")
-        assert f"{promise['images']} image" in cells[5]
+        assert cells[5] == f"{promise['images']} {'held out' if promise['held_out'] else 'trained on'}"
     assert page.row("mean of classes")[1:] == [f"{100 * metrics['mean'][key]:.1f}" for key in keys]
     total = sum(row["decision"] == "anomalous" and row["label"] == "1" for row in finished.rows("predictions.csv"))
     assert f"The detector finds {total} of 8 defective test images" in page.text
@@ -160,6 +160,25 @@ def test_odd_scores_have_a_histogram(values: list[float]) -> None:
     counts = axes.patches[-1].get_data().values
     assert counts.sum() == len(values)
     assert 10 <= len(counts) <= 40
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.123, 0.9999, 0.0001])
+def test_no_bar_lies_on_both_sides_of_the_threshold(threshold: float) -> None:
+    random = np.random.default_rng(0)
+    others, defects = random.uniform(0, 0.2, 60), random.uniform(0, 1, 20)
+    edges = charts.bin_edges(others, np.append(defects, [0, 1]), threshold)
+    assert threshold in edges
+    assert edges[0] <= 0
+    assert edges[-1] >= 1
+    assert len(edges) <= 43
+    shown = charts.ScorePanel("test", others, defects, 0.1)
+    (axes,) = drawn(charts.draw_scores, [shown], ("normal", "defective")).axes
+    for patch, values in zip(
+        (p for p in axes.patches if p.get_label() in ("normal", "defective")), (others, defects), strict=True
+    ):
+        counts, ends, _ = patch.get_data()
+        assert counts.sum() == len(values)
+        assert counts[ends[:-1] >= 0.1 - 1e-12].sum() == (values > 0.1).sum()
 
 
 def test_the_selection_s_course_is_the_table(finished: Any) -> None:

@@ -54,18 +54,32 @@ class Line:
     points: Mapping[float, Sequence[float]] = field(default_factory=dict)
 
 
-def bin_edges(*groups: Floats) -> Floats:
-    """Edges of bins that all groups share, between 10 and 40 bins."""
-    values = np.concatenate(groups)
-    wanted = len(np.histogram_bin_edges(values, "fd")) - 1 if np.ptp(values) > 0 else FEWEST_BINS
-    return np.asarray(np.histogram_bin_edges(values, min(MOST_BINS, max(FEWEST_BINS, wanted))))
+def bin_edges(others: Floats, defects: Floats, threshold: float | None = None) -> Floats:
+    """Edges of about 10 to 40 bins that both groups share, as wide as the first group needs them.
+
+    The width is that of Freedman and Diaconis ("On the histogram as a density estimator", 1981). A threshold between
+    the scores becomes an edge, so that no bar lies on both sides of it.
+    """
+    values = np.concatenate([others, defects])
+    low, high = float(values.min()), float(values.max())
+    if high <= low:
+        return np.asarray(np.histogram_bin_edges(values, FEWEST_BINS))
+    quartiles = np.quantile(others if len(others) else values, [0.25, 0.75])
+    width = 2 * float(np.ptp(quartiles)) * max(1, len(others)) ** (-1 / 3)
+    count = min(MOST_BINS, max(FEWEST_BINS, round((high - low) / max(width, 1e-12))))
+    if threshold is None or not low < threshold < high:
+        return np.linspace(low, high, count + 1)
+    step = (high - low) / count
+    # The lowest and the highest image stay inside when the division comes out a little too small.
+    below, above = np.ceil((threshold - low) / step + 1e-9), np.ceil((high - threshold) / step + 1e-9)
+    return np.asarray(threshold + step * np.arange(-below, above + 1))
 
 
 def draw_scores(figure: Figure, panels: Sequence[ScorePanel], names: tuple[str, str]) -> None:
     """Histograms side by side; the defects are hatched and dashed, so that grey print tells them apart."""
     rooms = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, panel in zip(rooms, panels, strict=True):
-        edges = bin_edges(panel.others, panel.defects)
+        edges = bin_edges(panel.others, panel.defects, panel.threshold)
         counts = np.histogram(panel.others, edges)[0]
         axes.stairs(counts, edges, fill=True, color=BLUE, alpha=0.35)
         axes.stairs(counts, edges, color=BLUE, linewidth=1.4, label=names[0])
