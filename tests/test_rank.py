@@ -14,6 +14,7 @@ from page_cases import HARMFUL, Page, rename
 
 from meds.core.contamination_estimate import estimate_contamination
 from meds.core.finished_run import FinishedRun
+from meds.core.run_directory import RunDirectory
 from meds.reports import ranking as sheet
 from meds.reports.page import common_folder, file_url
 from meds.reports.ranking import read_ranking, write_sheet
@@ -55,6 +56,16 @@ def test_tags_tell_what_was_selected_and_what_is_known(finished: Any, meds: Call
     text = Page(finished.file("ranking.html").read_text()).text
     assert "not selected" not in text
     assert "Nothing in this run selects images" in text
+
+
+def test_another_spec_takes_the_pages_of_the_former_away(finished: Any, meds: Callable[..., Finished]) -> None:
+    meds("rank", finished.runs / "tiny", "--top", "1")
+    run = FinishedRun(finished.runs / "tiny")
+    directory = RunDirectory(run.path)
+    directory.prepare(run.spec.to_yaml(), run.data)
+    assert finished.file("ranking.html").exists()
+    directory.prepare(run.spec.to_yaml() + "# changed", run.data)
+    assert not finished.file("ranking.html").exists()
 
 
 def test_how_far_down_to_look(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from meds.core.finished_run import FinishedRun
+from meds.reports.opened import table
 from meds.reports.pictures import Pair, Pictures, Split
 
 SHOWN = 6
@@ -65,7 +66,7 @@ def example_groups(run: FinishedRun, pictures: Pictures) -> list[Group]:
     """Up to six images of each kind, from the test images, or from the training images where there are none."""
     rows = [
         _Row(i, row["path"], row["class"], row["label"], float(row["score"]), float(row["threshold"]))
-        for i, row in enumerate(run.table("predictions.csv"))
+        for i, row in enumerate(table(run, "predictions.csv"))
     ]
     split: Split = "test" if run.data.test else "train"
     kinds: Sequence[tuple[str, Callable[[_Row], bool], bool]] = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from meds.core.errors import SpecError
 from meds.core.finished_run import FinishedRun
 
@@ -17,3 +19,9 @@ def unreadable_spec(run: FinishedRun) -> str | None:
         reason = str(error).splitlines()[0].rstrip(".")
         return f"The run's spec is not understood by the version of meds and the plugins installed here ({reason})."
     return None
+
+
+@lru_cache(maxsize=8)
+def table(run: FinishedRun, name: str) -> list[dict[str, str]]:
+    """The rows of a table of a run, read once however many classes ask for theirs; not to be changed."""
+    return run.table(name)

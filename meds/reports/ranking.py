@@ -12,7 +12,7 @@ import numpy as np
 from meds.core.contamination_estimate import ContaminationEstimate, Expected, estimate_contamination
 from meds.core.finished_run import FinishedRun
 from meds.core.stage import Reporter, SilentReporter
-from meds.reports.opened import unreadable_spec
+from meds.reports.opened import table, unreadable_spec
 from meds.reports.page import common_folder, write_page
 from meds.reports.pictures import Pictures
 
@@ -60,7 +60,7 @@ class Ranking:
 
 def read_ranking(run: FinishedRun) -> Ranking:
     """The ranking of a finished run, from its files alone."""
-    rows = run.table("ranking.csv")
+    rows = table(run, "ranking.csv")
     names = run.data.class_names
     labels = np.array([names.index(row["class"]) for row in rows])
     known = np.array([row["injected"] == "1" for row in rows], dtype=bool)
@@ -74,7 +74,7 @@ def read_ranking(run: FinishedRun) -> Ranking:
         int(known.sum()),
         int(known[:reach].sum()),
         [_of_class(run, estimate, name, labels == index, known) for index, name in enumerate(names)],
-        bool(run.table("selection.csv")),
+        bool(table(run, "selection.csv")),
     )
 
 

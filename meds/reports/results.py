@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from meds.core.finished_run import FinishedRun
+from meds.reports.opened import table
 
 FIGURES = {
     "image_auroc": "image AUROC",
@@ -73,7 +74,7 @@ def defined_figures(figures: Mapping[str, float | None]) -> dict[str, str]:
 
 def rows_of_test_images(run: FinishedRun) -> list[dict[str, str]]:
     """The rows of predictions.csv, if they are about test images."""
-    return run.table("predictions.csv") if run.data.test else []
+    return table(run, "predictions.csv") if run.data.test else []
 
 
 def decisions(run: FinishedRun, class_name: str | None = None) -> Decisions:

@@ -10,6 +10,7 @@ import numpy as np
 from meds.core.finished_run import FinishedRun
 from meds.reports import charts, results
 from meds.reports.figures import PageFigure, page_figure
+from meds.reports.opened import table
 from meds.reports.page import percent, plural
 from meds.reports.ranking import ClassRanking
 from meds.reports.training_scores import DISTILLED, TrainingScores, panels, selection_course
@@ -108,7 +109,7 @@ def _selection(key: str, name: str, course: charts.SelectionCourse) -> PageFigur
 
 
 def _ranking_curve(run: FinishedRun, key: str, name: str, ranking: ClassRanking) -> PageFigure:
-    rows = [row for row in run.table("ranking.csv") if row["class"] == name]
+    rows = [row for row in table(run, "ranking.csv") if row["class"] == name]
     recall, precision = charts.precision_recall(
         np.array([float(row["score"]) for row in rows]), np.array([row["injected"] == "1" for row in rows])
     )

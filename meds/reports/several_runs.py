@@ -13,6 +13,7 @@ from meds.core.finished_run import FinishedRun
 from meds.reports.charts import Line, draw_robustness
 from meds.reports.facts import in_line, plain_spec
 from meds.reports.figures import PageFigure, page_figure
+from meds.reports.opened import table
 from meds.reports.page import percent, plural
 from meds.reports.results import FIGURES
 
@@ -109,7 +110,7 @@ def run_row(run: FinishedRun) -> RunRow:
         {} if noise is None else {key: in_line(value) for key, value in noise.items() if key not in ("ratio", "seed")}
     )
     ranking = {f"ranking_{key}": value for key, value in metrics["ranking"]["mean"].items()}
-    last = {row["class"]: row for row in run.table("selection.csv")}.values()
+    last = {row["class"]: row for row in table(run, "selection.csv")}.values()
     selected = sum(int(row["selected"]) for row in last)
     injected = sum(int(row["injected_selected"]) for row in last) / selected if selected else None
     known = any(sample.injected for sample in run.data.train)

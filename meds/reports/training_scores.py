@@ -11,6 +11,7 @@ from meds.core.finished_run import FinishedRun
 from meds.core.metrics import ranking_metrics
 from meds.core.selection import robust_maximum
 from meds.reports.charts import ScorePanel, SelectionCourse
+from meds.reports.opened import table
 
 Floats = npt.NDArray[np.float64]
 DISTILLED, AFTER = "Distilled student", "After training"
@@ -68,7 +69,7 @@ def panels(run: FinishedRun, points: list[TrainingScores], class_index: int) -> 
 
 def selection_course(run: FinishedRun, class_name: str) -> SelectionCourse | None:
     """What was selected of a class at each epoch; None if the run selects nothing."""
-    rows = [row for row in run.table("selection.csv") if row["class"] == class_name]
+    rows = [row for row in table(run, "selection.csv") if row["class"] == class_name]
     if not rows:
         return None
     columns = {key: np.array([float(row[key]) for row in rows]) for key in ("iteration", "selected", "threshold")}
