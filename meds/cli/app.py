@@ -211,6 +211,20 @@ def review(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The page; default: RUN/report.html, or report.html here for several."),
+    ] = None,
+) -> None:
+    """One page about a run, or about several side by side: what was run, results, curves, images, cost."""
+    from meds.cli.report import report_runs
+
+    report_runs(runs, output)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of a spec, installed plugins included."""
     from meds.cli.schema import print_schema

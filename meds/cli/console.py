@@ -19,6 +19,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from meds.core.units import duration as duration
+from meds.core.units import size as size
+
 if TYPE_CHECKING:
     from meds.core.stage import ProgressBar
 
@@ -98,22 +101,3 @@ def new_table(*columns: str, title: str | None = None, numbers: Sequence[str] = 
         side: Literal["left", "right"] = "right" if column in numbers else "left"
         table.add_column(column, justify=side, no_wrap=column != columns[-1])
     return table
-
-
-def duration(seconds: float) -> str:
-    """A duration in words that fit a line: "8 s", "3 min 20 s", "1 h 05 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def size(count: float) -> str:
-    """A number of bytes: "12 MiB"."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.markup import escape
 
-from meds.cli.console import console, new_table
+from meds.cli.console import ConsoleReporter, console, new_table
 from meds.core.units import percent
+
+if TYPE_CHECKING:
+    from meds.core.contamination_estimate import Expected
+    from meds.reports.ranking import Ranking
 
 SHOWN = 20
 
@@ -21,30 +27,76 @@ def rank_run(run: Path, top: int, output: Path | None, as_json: bool) -> None:
     finished = FinishedRun(run)
     ranking = read_ranking(finished)
     path = output or run / "ranking.html"
-    write_sheet(finished, ranking, path, top)
-    expected = ranking.expected
+    write_sheet(finished, ranking, path, top, None if as_json else ConsoleReporter())
     if as_json:
-        found = None if expected is None else {"count": expected.count, "low": expected.low, "high": expected.high}
-        content = {"expected_defects": found, "look_down_to_rank": ranking.reach, "figures": ranking.figures}
-        typer.echo(json.dumps({**content, "images": ranking.rows[:top], "sheet": str(path)}, ensure_ascii=False))
+        typer.echo(json.dumps({**_as_json(ranking, top), "sheet": str(path)}, ensure_ascii=False))
         return
-    table = new_table("rank", "score", "class", "selected", "image", numbers=("rank", "score"))
-    for row in ranking.rows[: min(top, SHOWN)]:
-        selected = "yes" if row["selected"] == "1" else "no"
-        table.add_row(row["rank"], f"{float(row['score']):.4g}", row["class"], selected, row["path"])
+    _show_top(ranking, min(top, SHOWN))
+    for sentence in (_expectation(ranking), *_truth(ranking), f"Written to {path}."):
+        console.print(sentence, soft_wrap=True, markup=False)
+
+
+def _as_json(ranking: Ranking, top: int) -> dict[str, Any]:
+    classes = {
+        row.name: {
+            "images": row.images,
+            "expected_defects": _interval(row.expected),
+            "known_defects": row.known,
+            **row.figures,
+        }
+        for row in ranking.classes
+    }
+    return {
+        "expected_defects": _interval(ranking.expected),
+        "look_down_to_rank": ranking.reach,
+        "known_defects": ranking.known,
+        "classes": classes,
+        "images": ranking.rows[:top],
+    }
+
+
+def _interval(expected: Expected | None) -> dict[str, float] | None:
+    return None if expected is None else {"count": expected.count, "low": expected.low, "high": expected.high}
+
+
+def _show_top(ranking: Ranking, shown: int) -> None:
+    from meds.reports.page import common_folder
+
+    folder = common_folder([row["path"] for row in ranking.rows])
+    several = len(ranking.classes) > 1
+    columns = {"rank": True, "score": True, "class": several, "selected": ranking.selects, "image": True}
+    table = new_table(*(name for name, wanted in columns.items() if wanted), numbers=("rank", "score"))
+    for row in ranking.rows[:shown]:
+        cells = {
+            "rank": row["rank"],
+            "score": f"{float(row['score']):.4g}",
+            "class": escape(row["class"]),
+            "selected": "yes" if row["selected"] == "1" else "no",
+            "image": escape(row["path"][len(folder) :]),
+        }
+        table.add_row(*(cells[name] for name, wanted in columns.items() if wanted))
+    if folder:
+        console.print(f"Images below {folder}", soft_wrap=True, markup=False)
     console.print(table)
+
+
+def _expectation(ranking: Ranking) -> str:
+    expected = ranking.expected
     if expected is None:
-        console.print("Too few images to tell how many of them are defects.")
-    else:
-        console.print(
-            f"About {expected.count:.0f} of {len(ranking.rows)} training images stand out as defects would "
-            f"({expected.low:.0f} to {expected.high:.0f} if the scores are resampled); defects that score like normal "
-            "images are not counted."
-            + (f" Nine of ten of those that stand out lie among the first {ranking.reach}." if ranking.reach else ""),
-            soft_wrap=True,
-        )
-    for name, figures in ranking.figures.items():
-        if figures["auprc"] is not None:
-            depth = percent(figures["inspection_depth"])
-            console.print(f"{name}: AUPRC {percent(figures['auprc'])} %, inspection depth {depth} %")
-    console.print(f"Written to {path}.", soft_wrap=True, markup=False)
+        return "There are too few training images to tell how many of them are defects."
+    reach = f" Nine of ten of those that stand out lie among the first {ranking.reach}." if ranking.reach else ""
+    return (
+        f"About {expected.count:.0f} of {len(ranking.rows)} training images stand out as defects would "
+        f"({expected.low:.0f} to {expected.high:.0f} if the scores are resampled); defects that score like normal "
+        f"images are not counted.{reach}"
+    )
+
+
+def _truth(ranking: Ranking) -> list[str]:
+    """What is known of the defects among the training images, a sentence for each class that has some."""
+    return [
+        f"{row.name}: {row.known} of {row.images} are known defects; AUPRC {percent(row.figures['auprc'])} %, "
+        f"inspection depth {percent(row.figures['inspection_depth'])} %."
+        for row in ranking.classes
+        if row.known
+    ]

@@ -54,6 +54,12 @@ def overlay(image: Bytes, values: Floats, scale: Sequence[float], opacity: float
     return np.rint(mixed).astype(np.uint8)
 
 
+def hex_colours(count: int) -> list[str]:
+    """`count` colours from the low end of the scale to the high one, as "#rrggbb"."""
+    places = np.linspace(0, 255, count).round().astype(int)
+    return ["#" + bytes(colour).hex() for colour in _table()[places]]
+
+
 def png(pixels: npt.NDArray[Any]) -> bytes:
     """Pixels uint8 [H, W], [H, W, 3] or [H, W, 4], or bool [H, W] (False black, True white), as a PNG file."""
     values = pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels

@@ -31,7 +31,7 @@ SELECTION_COLUMNS = (
     "k",
     "injected_selected",
 )
-REPORTS = ("metrics.json", "predictions.csv", "ranking.csv", "selection.csv")
+REPORTS = ("metrics.json", "predictions.csv", "ranking.csv", "selection.csv", "ranking.html", "report.html")
 _LIBRARIES = ("meds-ad", "torch", "timm", "numpy", "safetensors", "faiss-cpu")
 
 

@@ -35,7 +35,8 @@ class SelectFinetune(Stage):
     """Artifact kind "student": students, selection and, as `Fit` writes it, `holdout.safetensors`.
 
     `selection.json` has a row for each epoch and class; `selection.safetensors` holds `selected`
-    uint8 [epochs, n] over all training images for each partition.
+    uint8 [epochs, n] over all training images for each partition; `start.safetensors` holds `scores` float32 [n],
+    by which the first epoch selects.
     """
 
     produces = "student"
@@ -65,14 +66,17 @@ class SelectFinetune(Stage):
         rows: list[dict[str, Any]] = []
         selections: dict[str, Tensor] = {}
         kept_back: list[int] = []
+        start = torch.zeros(len(context.data.train))
         for partition in context.partitions:
             student, selection = self._train(context, partition, source.info["distance"])
             kept_back += [selection.positions[i] for i in selection.out]
             context.output.write_tensors(student_file(partition), student.state_dict())
             rows += selection.rows
+            start[selection.positions] = selection.first
             selections[student_file(partition)] = selection.history()
         context.output.write_json("selection", rows)
         context.output.write_tensors("selection", selections)
+        context.output.write_tensors("start", {"scores": start})
         write_held_out(context, kept_back)
 
     def _train(self, context: StageContext, partition: Partition, distance: Distance) -> tuple[Student, SelfSelection]:
