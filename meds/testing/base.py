@@ -93,6 +93,11 @@ class Kit:
         """The plugin as the subject of a sentence."""
         return f"The {self.kind} '{self.name}'"
 
+    @property
+    def lower_title(self) -> str:
+        """The plugin as the object of a sentence."""
+        return f"the {self.kind} '{self.name}'"
+
     def registration(self) -> Registration:
         """The plugin's entry in the registry."""
         require(bool(self.name), f"{type(self).__name__} must say which plugin it checks: set `name`.")

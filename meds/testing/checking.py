@@ -11,13 +11,28 @@ from unittest import SkipTest
 from meds.core.detector import Detector
 from meds.core.errors import PluginError
 from meds.core.registry import Registration, registry
+from meds.testing.backbones import BackboneKit
 from meds.testing.base import Kit
+from meds.testing.datasets import DatasetKit
 from meds.testing.detectors import DetectorKit
 from meds.testing.models import ModelKit
+from meds.testing.noise_protocols import NoiseProtocolKit
+from meds.testing.run_loggers import RunLoggerKit
+from meds.testing.selection_rules import SelectionRuleKit
+from meds.testing.stages import StageKit
 from meds.testing.students import StudentKit
 
 IMAGE_SIZE = 64
-KITS: dict[str, type[Kit]] = {"student": StudentKit, "detector": DetectorKit}
+KITS: dict[str, type[Kit]] = {
+    "student": StudentKit,
+    "detector": DetectorKit,
+    "backbone": BackboneKit,
+    "stage": StageKit,
+    "dataset": DatasetKit,
+    "selection rule": SelectionRuleKit,
+    "noise protocol": NoiseProtocolKit,
+    "logger": RunLoggerKit,
+}
 
 Result = Literal["passed", "failed", "left out"]
 

@@ -21,7 +21,7 @@ from meds.core.store import Artifact
 from meds.testing.base import require
 from meds.testing.bits import difference
 from meds.testing.encoders import CNN
-from meds.testing.plain_student import NAME as PLAIN_STUDENT
+from meds.testing.plain_models import STUDENT
 from meds.testing.surroundings import checkpoint_at_every_step
 
 DATASET = {
@@ -40,7 +40,7 @@ SPEC: dict[str, Any] = {
     "dataset": DATASET,
     "noise": {"ratio": 0.25},
     "backbone": {"type": CNN},
-    "student": {"type": PLAIN_STUDENT},
+    "student": {"type": STUDENT},
 }
 FIT: dict[str, Any] = {"type": "fit", "iterations": 4, "batch_size": 4}
 EVALUATE: dict[str, Any] = {"type": "evaluate", "map_size": 32}

@@ -1,19 +1,21 @@
-"""The kit's own student, for checks of plugins that are no students: one 1x1 convolution for each map."""
+"""The kit's own student and detector, for checks of plugins that are neither."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from meds.core.backbone import Backbone, Layer
+from meds.core.detector import Detector, TrainingFeatures
 from meds.core.hookspecs import hookimpl
+from meds.core.model import Scores
 from meds.core.registry import Options, Plugin
 from meds.core.student import EvaluationDefaults, Progress, Student, TrainingDefaults
 
-NAME = "plain-student"
+STUDENT, DETECTOR = "plain-student", "plain-detector"
 
 
 class PlainStudent(Student):
@@ -51,7 +53,40 @@ class PlainStudent(Student):
         return EvaluationDefaults(map_size=32, smoothing="none")
 
 
+class PlainDetector(Detector):
+    """Distance of a patch to the mean of all training patches of the encoder's final map."""
+
+    @classmethod
+    def layers_needed(cls, options: Any, backbone: Backbone) -> tuple[str, ...]:  # noqa: ARG003
+        """The final layer."""
+        return (backbone.final_layer,)
+
+    def fit(self, training: TrainingFeatures) -> None:
+        """Take the mean."""
+        means = [maps[0].mean(dim=(2, 3)) for _, maps in training.batches(4)]
+        self.mean = torch.cat(means).mean(dim=0)
+
+    def score(self, features: Sequence[Tensor], classes: Tensor) -> Scores:  # noqa: ARG002
+        """Distances [B, H, W]."""
+        return Scores([(features[0] - self.mean[None, :, None, None]).square().sum(dim=1).sqrt()])
+
+    def state(self) -> dict[str, Tensor]:
+        """The mean."""
+        return {"mean": self.mean}
+
+    def load_state(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        """Take over a mean."""
+        self.mean = state["mean"].to(device)
+
+    def evaluation_defaults(self) -> EvaluationDefaults:
+        """The largest pixel, no smoothing."""
+        return EvaluationDefaults(map_size=32, smoothing="none")
+
+
 @hookimpl
 def meds_students() -> list[Plugin]:
-    """The student `plain-student`."""
-    return [Plugin(NAME, Options, f"{__name__}:{PlainStudent.__name__}", "The kit's own student.")]
+    """The student `plain-student` and the detector `plain-detector`."""
+    return [
+        Plugin(STUDENT, Options, f"{__name__}:{PlainStudent.__name__}", "The kit's own student."),
+        Plugin(DETECTOR, Options, f"{__name__}:{PlainDetector.__name__}", "The kit's own detector."),
+    ]
