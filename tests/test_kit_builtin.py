@@ -70,11 +70,6 @@ class TestPlainDetector(DetectorKit):
     backbones = ("cnn", "vit")
 
 
-class TestPlainStudent(StudentKit):
-    name = "plain-student"
-    backbones = ("cnn", "vit")
-
-
 class TestRandomCnn(BackboneKit):
     name = "random-cnn"
     other_encoders = ({"seed": 1}, {"stages": 4})

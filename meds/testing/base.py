@@ -24,24 +24,28 @@ OWN_PACKAGE = "meds.testing"
 CHECK = "test_"
 
 
+class CheckError(AssertionError):
+    """What a check found wrong, in a sentence; told from an assertion that fails inside a plugin."""
+
+
 def require(condition: bool, sentence: str) -> None:
-    """AssertionError with the sentence unless the condition holds; unlike `assert`, also under `python -O`."""
+    """CheckError with the sentence unless the condition holds; unlike `assert`, also under `python -O`."""
     if not condition:
-        raise AssertionError(sentence)
+        raise CheckError(sentence)
 
 
 def check(method: Callable[[KitT], None]) -> Callable[[KitT], None]:
-    """Mark a method as a check: it runs in surroundings of its own and fails with an AssertionError only."""
+    """Mark a method as a check: it runs in surroundings of its own and fails with a CheckError only."""
 
     @functools.wraps(method)
     def checked(self: KitT) -> None:
         with own_surroundings():
             try:
                 method(self)
-            except (AssertionError, SkipTest):
+            except (CheckError, SkipTest):
                 raise
             except (Exception, SystemExit) as error:
-                raise AssertionError(f"{self.title} raised {described(error)}") from error
+                raise CheckError(f"{self.title} raised {described(error)}") from error
 
     return checked
 
@@ -135,7 +139,7 @@ class Kit:
             self.made_options(no_such_option=1)
         except ValidationError:
             return
-        raise AssertionError(
+        raise CheckError(
             f"{self.title} accepts the option 'no_such_option': its options must forbid unknown keys, as Options does."
         )
 
@@ -177,7 +181,7 @@ def modules_that_import_torch(package: str) -> tuple[str, ...]:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise AssertionError(f"The package {package} cannot be listed: {done.stderr.strip().splitlines()[-1]}")
+        raise CheckError(f"The package {package} cannot be listed: {done.stderr.strip().splitlines()[-1]}")
     return tuple(done.stdout.split())
 
 

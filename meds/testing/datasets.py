@@ -12,7 +12,7 @@ import numpy as np
 from meds.core.data import scan
 from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, DatasetOptions, Record
 from meds.core.errors import DataError
-from meds.testing.base import Kit, check, described, require
+from meds.testing.base import CheckError, Kit, check, described, require
 
 IMAGES_LOOKED_AT = 12
 SPLITS = ("train", "test")
@@ -146,10 +146,10 @@ class DatasetKit(Kit):
             require(named, f"{self.title} tells of a missing image without its path: {error}")
             return
         except Exception as error:
-            raise AssertionError(
+            raise CheckError(
                 f"{self.title} must raise a DataError for an image that is not there, and raises {described(error)}"
             ) from error
-        raise AssertionError(f"{self.title} gives an image for a path that is none of its own.")
+        raise CheckError(f"{self.title} gives an image for a path that is none of its own.")
 
 
 def _spread(records: Sequence[Record], count: int) -> list[Record]:

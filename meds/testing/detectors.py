@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,7 +51,7 @@ class DetectorKit(ModelKit):
         return {"type": "fit"}
 
     @contextmanager
-    def _run(self, block: dict[str, Any], **changes: Any) -> Iterator[TinyRun]:
+    def _run(self, block: Mapping[str, Any], **changes: Any) -> Iterator[TinyRun]:
         with temporary_folder() as folder:
             spec = {"student": self.block(), "backbone": block, **changes}
             yield TinyRun(self.registry(), folder, [self.fit_block(), EVALUATE], **spec)
@@ -68,7 +68,8 @@ class DetectorKit(ModelKit):
         """A fitted detector gives scores of new images: float32 [B, H, W] for each group, finite, not negative."""
         for case in self.fitted():
             detector, kept = case.detector(), [feature.clone() for feature in case.features]
-            scores = check_scores(case.who, _scores(detector, case.features, case.classes), len(case.classes))
+            with torch.inference_mode():
+                scores = check_scores(case.who, detector.score(case.features, case.classes), len(case.classes))
             unchanged = all(same_bits(a, b) for a, b in zip(kept, case.features, strict=True))
             require(unchanged, f"{case.who} changes the features that it scores in place.")
             nothing = [torch.zeros_like(feature) for feature in case.features]
@@ -149,8 +150,7 @@ class DetectorKit(ModelKit):
     def test_odd_image_sizes(self) -> None:
         """Maps with odd sides are fitted and scored, unless a PluginError refuses them before anything is computed."""
         for odd in self.odd_cases():
-            block = {"type": odd.backbone.name, "image_size": odd.backbone.preprocessing.size}
-            with self._run({**(self.backbone or {}), **block}) as run:
+            with self._run(odd.block) as run:
                 run.run(last="fit")
                 case = Fitted(odd.who, run)
                 scores = _scores(case.detector(), case.features, case.classes)

@@ -14,7 +14,7 @@ from meds.core.backbone import Backbone
 from meds.core.errors import PluginError
 from meds.core.model import EvaluationDefaults, ImageScore, Scores
 from meds.core.registry import Registry
-from meds.testing.base import Kit, check, described, require
+from meds.testing.base import CheckError, Kit, check, described, require
 from meds.testing.encoders import ENCODERS, smooth_images
 from meds.testing.surroundings import temporary_folder
 from meds.testing.tiny_run import EVALUATE, FIT, TinyRun
@@ -31,9 +31,10 @@ POOR_ENCODERS: tuple[dict[str, Any], ...] = (
 
 @dataclass(frozen=True)
 class Case:
-    """A model class with its options on one encoder."""
+    """A model class with its options on one encoder, which `block` names as in a spec."""
 
     who: str
+    block: Mapping[str, Any]
     backbone: Backbone
     model: Any
     options: Any
@@ -110,7 +111,7 @@ class ModelKit(Kit):
             isinstance(layers, tuple) and bool(layers) and all(isinstance(name, str) for name in layers),
             f"{who} must name the layers that it needs as a tuple of names, not {layers!r}.",
         )
-        return Case(who, backbone, model, options, layers)
+        return Case(who, block, backbone, model, options, layers)
 
     def cases(self) -> Iterator[Case]:
         """The plugin on each encoder that it must work with."""
@@ -180,10 +181,10 @@ class ModelKit(Kit):
                 self.case(block).new()
             except PluginError as error:
                 require(bool(str(error).strip()), f"{self.title} refuses an encoder without saying why.")
-            except AssertionError:
+            except CheckError:
                 raise
             except Exception as error:
-                raise AssertionError(
+                raise CheckError(
                     f"{self.title} must refuse an encoder that cannot serve it ({block['type']} with {values}) with a "
                     f"PluginError that says what is missing, and raises {described(error)}"
                 ) from error

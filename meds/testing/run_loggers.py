@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from meds.core.events import Events, RunLogger
-from meds.testing.base import Kit, check, require
+from meds.testing.base import CheckError, Kit, check, require
 from meds.testing.bits import difference
 from meds.testing.surroundings import temporary_folder
 from meds.testing.tiny_run import MEDS, Moments, Stopped, TinyRun
@@ -70,7 +70,7 @@ class RunLoggerKit(Kit):
             # Noted in events.jsonl; the run goes on.
             return
         except BaseException as error:
-            raise AssertionError(
+            raise CheckError(
                 f"{self.title} ends the run in '{event}': it raises {type(error).__name__}, which nothing catches."
             ) from error
 

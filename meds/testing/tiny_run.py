@@ -188,17 +188,20 @@ def check_repetition(run: TinyRun, stage: str, who: str) -> None:
     if not moments.count:
         return
     with checkpoint_at_every_step():
-        for stop_at in dict.fromkeys((1, max(1, moments.count // 2), max(1, moments.count // 4))):
-            _stop(run, stage, stop_at, who)
-        run.run(last=stage, again_from=stage)
+        # Early, then late, where only the last part is left to what resumes, and in the beginning of that part.
+        stops = (1, max(1, 3 * moments.count // 4), max(1, moments.count // 8))
+        if all(_stopped(run, stage, stop_at, who) for stop_at in stops):
+            run.run(last=stage, again_from=stage)
     found = difference(wanted, run.contents(stage))
     require(not found, f"{who} gives other bits when it is interrupted and started again: {found}.")
 
 
-def _stop(run: TinyRun, stage: str, stop_at: int, who: str) -> None:
+def _stopped(run: TinyRun, stage: str, stop_at: int, who: str) -> bool:
+    """Stop a stage at a moment; False if it was finished before that."""
     moments = Moments(stop_at)
     try:
         run.run(last=stage, again_from=stage, moments=moments)
     except Stopped:
-        return
+        return True
     require(not moments.stopped, f"{who} does not stop when it is interrupted: it catches KeyboardInterrupt.")
+    return False

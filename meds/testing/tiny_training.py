@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from meds.core.student import Progress, Student, TrainingDefaults
 from meds.testing.base import require
 
+FEW_STEPS, ENOUGH_STEPS = 3, 30
 TOTALS = (2, 10, 1000)
 OPTIONAL_NUMBERS = ("iterations", "epochs", "clip_norm")
 
