@@ -21,8 +21,9 @@ from kit_cases import caught, kit_of, registry_with
 from pydantic import BaseModel, ConfigDict, Field, field_serializer
 from test_registry import distribution
 
-from meds.core.errors import PluginError
+from meds.core.errors import PluginError, UserError
 from meds.core.registry import Options, Registry
+from meds.plugins.selection import MedianMad, MedianMadOptions
 from meds.testing import SelectionRuleKit, StudentKit
 from meds.testing.base import CheckError, Kit, check, modules_that_import_torch
 from meds.testing.checking import KITS, kit_for, options_from, run_checks
@@ -265,19 +266,44 @@ def test_the_encoders_of_the_kit_are_as_the_contract_says() -> None:
 def test_options_on_the_command_line_are_yaml() -> None:
     assert options_from(["depth=2", "layers=[a, b]", "width=null"]) == {"depth": 2, "layers": ["a", "b"], "width": None}
     for text, sentence in (("depth", "write an option as key=value"), ("depth=[", "not valid YAML")):
-        with pytest.raises(PluginError, match=sentence):
+        with pytest.raises(UserError, match=sentence):
             options_from([text])
 
 
 def test_outcomes_tell_why() -> None:
-    kit = kit_of(SelectionRuleKit, object)
-    kit = type("Mine", (type(kit),), {"__module__": __name__, "not_checked": {"test_something_is_selected": "no"}})()
+    class Falling(MedianMad):
+        def threshold(self, scores, factor):
+            return super().threshold(scores, -factor)
+
+    kit = kit_of(SelectionRuleKit, Falling, MedianMadOptions, not_checked={"test_selection_runs_with_it": "no"})
     found = {outcome.check: (outcome.result, outcome.sentence) for outcome in run_checks(kit)}
-    assert list(found) == sorted(SelectionRuleKit.checks)
-    assert found["test_something_is_selected"] == ("left out", "no")
-    assert found["test_it_loads"][0] == "failed"
-    assert "must be a subclass of SelectionRule" in found["test_it_loads"][1]
+    assert sorted(found) == sorted(SelectionRuleKit.checks)
+    assert found["test_selection_runs_with_it"] == ("left out", "no")
+    assert found["test_a_larger_factor_keeps_what_was_selected"][0] == "failed"
+    assert "fall while the factor grows" in found["test_a_larger_factor_keeps_what_was_selected"][1]
     assert found["test_unknown_options_are_refused"] == ("passed", "")
+
+
+def test_what_does_not_load_is_looked_at_no_further() -> None:
+    first, *others = run_checks(kit_of(SelectionRuleKit, object))
+    assert (first.check, first.result) == ("test_it_loads", "failed")
+    assert {(other.result, other.sentence) for other in others} == {("left out", "it does not load")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("mvtec",), "The dataset 'mvtec' needs --set path=VALUE."),
+        (("median-mad", "--set", "medain=lower"), "--set medain: unknown option 'medain'; did you mean 'median'?"),
+        (("median-mad", "--set", "median=3"), "--set median: Input should be 'lower' or 'middle'."),
+        (("median-mad", "--set", "median"), "--set median: write an option as key=value"),
+        (("median-mad", "--kind", "studnet"), "unknown kind of plugin 'studnet'; did you mean 'student'?"),
+    ],
+)
+def test_mistakes_on_the_command_line(meds: Callable[..., Finished], arguments: Any, sentence: str) -> None:
+    done = meds("plugins", "check", *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert sentence in done.err
 
 
 def test_the_command_checks_a_plugin(meds: Callable[..., Finished]) -> None:
@@ -299,6 +325,17 @@ def test_the_command_shows_what_failed(meds: Callable[..., Finished], monkeypatc
     assert "Traceback" not in done.err
 
 
+def test_the_command_says_why_checks_are_left_out(
+    meds: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("meds.plugins.selection.MedianMad")
+    done = meds("plugins", "check", "median-mad")
+    assert done.code == 1
+    assert "test_it_loads: The selection rule 'median-mad' raised PluginError: The selection rule" in done.said
+    assert "Left out: it does not load (test_a_larger_factor_keeps_what_was_selected, test_listing_" in done.said
+    assert f"1 failed, {len(SelectionRuleKit.checks) - 1} left out." in done.out
+
+
 def test_a_name_of_two_kinds_and_an_unknown_one(meds: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch) -> None:
     done = meds("plugins", "check", "median-made")
     assert (done.code, done.out) == (2, "")
@@ -314,18 +351,20 @@ def test_a_name_of_two_kinds_and_an_unknown_one(meds: Callable[..., Finished], m
     assert "'broken' is a dataset and a student; say which with --kind." in done.err
 
 
-def test_the_kit_of_each_kind_is_found() -> None:
-    known = registry_with("student", dict)
-    found = {item.kind: type(kit_for(item)).__name__ for item in known.all()}
-    assert found == {
-        "dataset": "DatasetKit",
-        "backbone": "BackboneKit",
-        "student": "StudentKit",
-        "stage": "StageKit",
-        "selection rule": "SelectionRuleKit",
-        "noise protocol": "NoiseProtocolKit",
-    }
-    assert type(kit_for(known.get("student", "plain-detector"))).__name__ == "DetectorKit"
+@pytest.mark.parametrize(
+    ("kind", "name", "kit"),
+    [
+        ("dataset", "synthetic", "DatasetKit"),
+        ("backbone", "efficientnet-lite0", "BackboneKit"),
+        ("student", "rd", "StudentKit"),
+        ("student", "plain-detector", "DetectorKit"),
+        ("stage", "memory", "StageKit"),
+        ("selection rule", "median-mad", "SelectionRuleKit"),
+        ("logger", "broken", "RunLoggerKit"),
+    ],
+)
+def test_every_kind_has_its_kit(kind: str, name: str, kit: str) -> None:
+    assert type(kit_for(registry_with("logger", object).get(kind, name))).__name__ == kit
 
 
 def test_an_encoder_on_the_command_line() -> None:

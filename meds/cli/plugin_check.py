@@ -47,8 +47,10 @@ def _show(outcomes: Sequence[Outcome]) -> None:
         table.add_row(outcome.check, Text(outcome.result, COLOURS[outcome.result]), f"{outcome.seconds:.1f}")
     console.print(table)
     for outcome in outcomes:
-        if outcome.sentence:
-            label = f"{outcome.check}{': left out' if outcome.result == 'left out' else ''}"
-            console.print(Text.assemble((label, "bold"), f": {outcome.sentence}"), soft_wrap=True)
+        if outcome.result == "failed":
+            console.print(Text.assemble((outcome.check, "bold"), f": {outcome.sentence}"), soft_wrap=True)
+    for reason in dict.fromkeys(outcome.sentence for outcome in outcomes if outcome.result == "left out"):
+        names = ", ".join(outcome.check for outcome in outcomes if outcome.sentence == reason)
+        console.print(Text.assemble(("Left out", "bold"), f": {reason} ({names})."), soft_wrap=True)
     counts = {result: sum(outcome.result == result for outcome in outcomes) for result in COLOURS}
     console.print(", ".join(f"{count} {result}" for result, count in counts.items() if count) + ".")

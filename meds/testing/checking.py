@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from unittest import SkipTest
 
+import yaml
+from pydantic import ValidationError
+
 from meds.core.detector import Detector
-from meds.core.errors import PluginError
-from meds.core.registry import Registration, registry
+from meds.core.errors import PluginError, UserError
+from meds.core.registry import Registration, registry, unknown_name
 from meds.testing.backbones import BackboneKit
 from meds.testing.base import Kit
 from meds.testing.datasets import DatasetKit
@@ -23,6 +26,7 @@ from meds.testing.stages import StageKit
 from meds.testing.students import StudentKit
 
 IMAGE_SIZE = 64
+LOADS = "test_it_loads"
 KITS: dict[str, type[Kit]] = {
     "student": StudentKit,
     "detector": DetectorKit,
@@ -53,10 +57,12 @@ def kit_for(registration: Registration, settings: Sequence[str] = (), backbone: 
     `backbone` names the encoder that a student or detector is checked on, in place of the tiny random ones.
 
     Raises:
-        PluginError: a text is no "key=value", the encoder is unknown, or the plugin reads no encoder.
+        UserError: the options are not valid.
+        PluginError: the encoder is unknown, or the plugin reads no encoder.
     """
-    base = KITS[_kind(registration)]
-    values: dict[str, Any] = {"name": registration.plugin.name, "options": options_from(settings), "__test__": False}
+    base, options = KITS[_kind(registration)], options_from(settings)
+    _check_options(registration, options)
+    values: dict[str, Any] = {"name": registration.plugin.name, "options": options, "__test__": False}
     if backbone is not None:
         if not issubclass(base, ModelKit):
             raise PluginError(f"--backbone is for students and detectors, and '{values['name']}' is a {base.kind}.")
@@ -76,11 +82,13 @@ def _kind(registration: Registration) -> str:
 
 
 def run_checks(kit: Kit) -> Iterator[Outcome]:
-    """Every check of a kit in the order of their names, each as it ends."""
-    for name in sorted(kit.checks):
+    """Every check of a kit, each as it ends; all others are left out if the plugin does not load."""
+    loads = True
+    for name in sorted(kit.checks, key=lambda name: (name != LOADS, name)):
         started = time.perf_counter()
-        result, sentence = _run(kit, name)
+        result, sentence = _run(kit, name) if loads else ("left out", "it does not load")
         yield Outcome(name, result, round(time.perf_counter() - started, 3), sentence)
+        loads = loads and not (name == LOADS and result == "failed")
 
 
 def _run(kit: Kit, name: str) -> tuple[Result, str]:
@@ -94,16 +102,31 @@ def _run(kit: Kit, name: str) -> tuple[Result, str]:
 
 
 def options_from(settings: Sequence[str]) -> dict[str, Any]:
-    """Options from "key=value" texts, the values in YAML; PluginError for a text that is none."""
-    import yaml
-
+    """Options from "key=value" texts, the values in YAML; UserError for a text that is none."""
     options: dict[str, Any] = {}
     for text in settings:
         key, sign, value = text.partition("=")
         if not sign or not key.strip():
-            raise PluginError(f"--set {text}: write an option as key=value, for example depth=2.")
+            raise UserError(f"--set {text}: write an option as key=value, for example depth=2.")
         try:
             options[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise PluginError(f"--set {text}: the value is not valid YAML; put quotes around it.") from None
+            raise UserError(f"--set {text}: the value is not valid YAML; put quotes around it.") from None
     return options
+
+
+def _check_options(registration: Registration, options: dict[str, Any]) -> None:
+    model = registration.plugin.options
+    try:
+        model.model_validate(options)
+    except ValidationError as error:
+        sentences = []
+        for detail in error.errors(include_url=False):
+            key = ".".join(map(str, detail["loc"]))
+            if detail["type"] == "missing":
+                sentences.append(f"The {registration.kind} '{registration.plugin.name}' needs --set {key}=VALUE.")
+            elif detail["type"] == "extra_forbidden":
+                sentences.append(f"--set {key}: {unknown_name('option', key, model.model_fields)}")
+            else:
+                sentences.append(f"--set {key}: {detail['msg']}.")
+        raise UserError("\n".join(sentences)) from None

@@ -88,6 +88,7 @@ class ModelKit(Kit):
             return {made_backbone(self.registry(), self.backbone).family: dict(self.backbone)}
         for family in self.backbones:
             require(family in ENCODERS, f"{type(self).__name__}.backbones: there is no family '{family}' of encoders.")
+        self.implementation(), self.made_options()  # what is wrong with these has nothing to do with encoders
         families = self.backbones or tuple(family for family in ENCODERS if self._accepts(family))
         require(
             bool(families),
