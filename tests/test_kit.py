@@ -53,6 +53,11 @@ def test_an_empty_reason_is_none(reason: Any) -> None:
         type("Mine", (StudentKit,), {"__module__": __name__, "not_checked": {"test_bf16": reason}})
 
 
+def test_checks_without_reasons_are_refused() -> None:
+    with pytest.raises(TypeError, match="must be a table of checks and reasons"):
+        type("Mine", (StudentKit,), {"__module__": __name__, "not_checked": ["test_bf16"]})
+
+
 def test_a_reason_for_an_unknown_check_is_refused() -> None:
     with pytest.raises(TypeError, match=r"the kit has no check 'test_bf61'; did you mean 'test_bf16'\?"):
         type("Mine", (StudentKit,), {"__module__": __name__, "not_checked": {"test_bf61": "no"}})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from kit_cases import caught, kit_of
+from kit_cases import caught, kit_of, registry_with
 
 from meds.core.checkpoint import Checkpoints
 from meds.core.errors import PluginError
@@ -21,7 +22,8 @@ from meds.plugins.selection import MedianMad, MedianMadOptions
 from meds.testing import RunLoggerKit, SelectionRuleKit, StageKit
 from meds.testing.base import Kit
 from meds.testing.plain_models import PlainStudent
-from meds.testing.tiny_run import Moments, Stopped
+from meds.testing.run_loggers import EVENTS, failures
+from meds.testing.tiny_run import MEDS, Moments, Stopped, TinyRun
 
 OF_EVERY_KIT = {"test_unknown_options_are_refused", "test_options_survive_a_spec", "test_listing_imports_no_torch"}
 
@@ -296,6 +298,16 @@ def test_a_logger_that_changes_the_results_is_caught() -> None:
         caught(RunLoggerKit, Meddles, "test_results_do_not_depend_on_it", sentence)
     finally:
         PlainStudent.loss = own
+
+
+def test_a_run_goes_on_whatever_a_logger_raises(tmp_path: Path) -> None:
+    def fail(self: Any, run: Path, stage: str, facts: dict[str, Any]) -> None:
+        raise ValueError(stage)
+
+    logger = type("Fails", (RunLogger,), dict.fromkeys(EVENTS, fail))
+    run = TinyRun(registry_with("logger", logger), tmp_path, MEDS, loggers=[{"type": "broken"}])
+    assert run.run()["classes"]
+    assert {"Fails: ValueError: memory", "Fails: ValueError: evaluate"} <= set(failures(run.directory))
 
 
 def test_a_logger_as_it_should_be_passes() -> None:

@@ -186,6 +186,8 @@ def modules_that_import_torch(package: str) -> tuple[str, ...]:
 
 
 def _check_reasons(kit: type[Kit]) -> None:
+    if not isinstance(kit.not_checked, Mapping):
+        raise TypeError(f"{kit.__name__}.not_checked must be a table of checks and reasons.")
     for name, reason in kit.not_checked.items():
         if name not in kit.checks:
             near = difflib.get_close_matches(name, kit.checks, n=1)
