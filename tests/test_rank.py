@@ -86,7 +86,7 @@ def test_how_far_down_to_look(finished: Any, monkeypatch: pytest.MonkeyPatch) ->
     write_sheet(run, ranking, finished.root / "page.html", 2)
     page = Page((finished.root / "page.html").read_text())
     page.assert_sound()
-    sentence = f"About {ranking.expected.count:.0f} of 20 training images look like defects"
+    sentence = f"About {ranking.expected.count:.0f} of 20 training images stand out as defects would"
     assert sentence in page.text
     assert f"among the first {ranking.reach} of the ranking. In fact 4 images are known defects" in page.text
 

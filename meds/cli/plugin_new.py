@@ -23,6 +23,7 @@ def new_plugin(kind: str, name: str, folder: Path) -> None:
         "Next:",
         f"  cd {package}",
         "  pip install -e .",
+        f"  meds plugins check {name}",
         f"  meds run examples/{name}.yaml",
     ]
     console.print("\n".join(lines), soft_wrap=True, markup=False)
