@@ -9,23 +9,10 @@ import torch
 import torch.nn.functional as F
 from meds_patchcore import PatchCoreOptions
 from meds_patchcore.embedding import PatchEmbedding, embedded_layers, pooling_weights
+from patchcore_cases import literal_embedding
 from torch import Tensor
 
 from meds.api import Layer, PluginError, Preprocessing
-
-
-def literal_embedding(maps: list[Tensor], side: int, layer_channels: int, channels: int) -> Tensor:
-    """Unfold, resize every number of a patch as an image, pool each layer, pool the layers together."""
-    grid = maps[0].shape[-2:]
-    layers = []
-    for values in maps:
-        count, _, height, width = values.shape
-        squares = F.unfold(values, side, padding=side // 2).view(count, -1, height, width)
-        squares = F.interpolate(squares, size=grid, mode="bilinear", align_corners=False)
-        vectors = squares.flatten(2).transpose(1, 2)
-        layers.append(F.adaptive_avg_pool1d(vectors, layer_channels))
-    stacked = torch.stack(layers, dim=2).flatten(2)
-    return F.adaptive_avg_pool1d(stacked, channels)
 
 
 def layers_of(maps: list[Tensor]) -> list[Layer]:
