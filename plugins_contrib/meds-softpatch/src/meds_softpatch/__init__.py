@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
 from meds_patchcore import MemoryOptions
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from meds.api import Plugin, hookimpl
+
+
+LOF_K = 5
 
 
 class SoftPatchOptions(MemoryOptions):
@@ -19,7 +22,7 @@ class SoftPatchOptions(MemoryOptions):
         description="How a patch is compared with those at the same place in the other images of its class: local "
         "outlier factor, 1 + distance to the nearest, or 1 + Mahalanobis distance to their mean.",
     )
-    lof_k: int = Field(default=5, ge=1, description="Neighbours of the local outlier factor; only for `lof`.")
+    lof_k: int = Field(default=LOF_K, ge=1, description="Neighbours of the local outlier factor; only for `lof`.")
     threshold: float = Field(
         default=0.15,
         ge=0,
@@ -33,6 +36,12 @@ class SoftPatchOptions(MemoryOptions):
         default=False,
         description="Let the first pick of the coreset be a patch that was to be removed, as in the published code.",
     )
+
+    @model_validator(mode="after")
+    def _used(self) -> Self:
+        if self.discriminator != "lof" and self.lof_k != LOF_K:
+            raise ValueError(f"lof_k is for the discriminator lof, not for {self.discriminator}: leave it out")
+        return self
 
 
 @hookimpl
