@@ -66,5 +66,5 @@ class PatchMemory:
         """Rows of the nearest vectors [Q, count]; what is the same for all vectors is left out of their distances."""
         partial = torch.addmm(self._norms, queries - self._centre, self._centred.T, alpha=-2)
         if count == 1:
-            return partial.argmin(dim=1, keepdim=True)
+            return partial.min(dim=1, keepdim=True).indices
         return partial.topk(count, dim=1, largest=False).indices

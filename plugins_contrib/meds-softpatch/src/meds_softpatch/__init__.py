@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 
 from meds.api import Plugin, hookimpl
 
-
 LOF_K = 5
 
 
