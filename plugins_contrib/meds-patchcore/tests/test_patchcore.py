@@ -96,6 +96,24 @@ def test_training_scores_step_by_step(tmp_path: Path) -> None:
         close(known.maps[0][image].flatten(), smallest_distances(vectors[image], torch.stack(memory)))
 
 
+def test_stand_ins_come_nearer_to_a_memory_without_the_image_than_leaving_its_patches_out_does(tmp_path: Path) -> None:
+    train, count = images(12), 12
+    detector = fitted(Training(train, tmp_path / "all"), coreset_ratio=0.15)
+    found = detector.training_scores().maps[0].flatten(1).amax(dim=1)
+    vectors = small_embedding(train)
+    picks, _ = literal_choice(vectors.flatten(0, 1), len(detector.memory), seed=7)
+    owners = torch.tensor(picks) // vectors.shape[1]
+    wanted, left_out = torch.empty(count), torch.empty(count)
+    for image in range(count):
+        others = [i for i in range(count) if i != image]
+        refitted = fitted(Training([m[others] for m in train], tmp_path / str(image)), coreset_ratio=0.15)
+        wanted[image] = refitted.score([m[[image]] for m in train], CLASSES[:1]).maps[0].max()
+        memory = vectors.flatten(0, 1)[picks][owners != image]
+        left_out[image] = torch.cdist(vectors[image], memory).square().amin(dim=1).max()
+    errors = [float(((scores - wanted).abs() / wanted).mean()) for scores in (found, left_out)]
+    assert errors[0] < 0.8 * errors[1]
+
+
 def test_an_image_unlike_the_others_is_found_although_the_memory_holds_it(tmp_path: Path) -> None:
     train = images(6)
     for values in train:

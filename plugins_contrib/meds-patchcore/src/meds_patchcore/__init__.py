@@ -70,6 +70,7 @@ def meds_students() -> Sequence[Plugin]:
             name="patchcore",
             options=PatchCoreOptions,
             load="meds_patchcore.detector:PatchCore",
+            recipes={"paper": {"distance": "euclidean", "reweighting": 9}},
             summary="PatchCore: the distance to a coreset of the training patches.",
         )
     ]

@@ -63,21 +63,23 @@ class PatchEmbedding:
     def __init__(self, options: MemoryOptions, layers: Sequence[Layer]) -> None:
         self.channels, self._side = options.channels, options.neighbourhood
         together = pooling_weights(options.channels, len(layers) * options.layer_channels)
-        self._kernels: list[tuple[slice, Tensor]] = []
+        self._rows: list[slice] = []
+        self._kernels: list[Tensor] = []
         for index, layer in enumerate(layers):
             share = together[:, index * options.layer_channels : (index + 1) * options.layer_channels]
             used = share.any(dim=1).nonzero()
             rows = slice(int(used[0]), int(used[-1]) + 1)
             numbers = pooling_weights(options.layer_channels, layer.channels * self._side**2)
-            kernel = (share[rows] @ numbers).view(-1, layer.channels, self._side, self._side)
-            self._kernels.append((rows, kernel))
+            self._rows.append(rows)
+            self._kernels.append((share[rows] @ numbers).view(-1, layer.channels, self._side, self._side))
 
     def __call__(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps [B, C_i, H_i, W_i] -> patch vectors float32 [B, H_0 * W_0, channels], positions row by row."""
-        count, grid = len(maps[0]), maps[0].shape[-2:]
-        result = torch.zeros(count, self.channels, *grid, device=maps[0].device)
-        for values, (rows, kernel) in zip(maps, self._kernels, strict=True):
-            pooled = F.conv2d(values.float(), kernel.to(values.device), padding=self._side // 2)
+        count, grid, device = len(maps[0]), maps[0].shape[-2:], maps[0].device
+        self._kernels = [kernel.to(device) for kernel in self._kernels]
+        result = torch.zeros(count, self.channels, *grid, device=device)
+        for values, rows, kernel in zip(maps, self._rows, self._kernels, strict=True):
+            pooled = F.conv2d(values.float(), kernel, padding=self._side // 2)
             if pooled.shape[-2:] != grid:
                 pooled = F.interpolate(pooled, size=grid, mode="bilinear", align_corners=False)
             result[:, rows] += pooled
