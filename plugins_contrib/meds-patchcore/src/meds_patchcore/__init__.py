@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 
 from meds.api import Options, Plugin, hookimpl
 
+MEDS_API = 1
+
 
 class MemoryOptions(Options):
     """Patch embedding, coreset and distance, which PatchCore and its relatives share; the published values."""

@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 
 from meds.api import Plugin, hookimpl
 
+MEDS_API = 1
+
 LOF_K = 5
 
 
