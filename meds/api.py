@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from meds.core.backbone import Backbone, Layer, Preprocessing
     from meds.core.checkpoint import Checkpoints
     from meds.core.contamination import ClassNoise, Contaminated, NoiseProtocol, NoiseReport
+    from meds.core.coreset import greedy_coreset, random_projection
     from meds.core.data import RunData, Sample
     from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, DatasetOptions, Record, Split
     from meds.core.detector import Detector, TrainingFeatures
@@ -36,6 +37,7 @@ _MODULES = {
     "meds.core.backbone": ("Backbone", "Layer", "Preprocessing"),
     "meds.core.checkpoint": ("Checkpoints",),
     "meds.core.contamination": ("ClassNoise", "Contaminated", "NoiseProtocol", "NoiseReport"),
+    "meds.core.coreset": ("greedy_coreset", "random_projection"),
     "meds.core.data": ("RunData", "Sample"),
     "meds.core.dataset": ("ANOMALOUS", "NORMAL", "Dataset", "DatasetOptions", "Record", "Split"),
     "meds.core.detector": ("Detector", "TrainingFeatures"),
@@ -100,12 +102,14 @@ __all__ = [
     "UserError",
     "backbone_fingerprint",
     "derive_seed",
+    "greedy_coreset",
     "hookimpl",
     "layers_at_strides",
     "load_checked",
     "mean_of",
     "on_grid",
     "patch_distance",
+    "random_projection",
     "read_weights",
     "robust_maximum",
     "score_map",

@@ -1,0 +1,97 @@
+"""Patch embedding of PatchCore: neighbourhoods of several layers on one grid, pooled to one width (sec. 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from meds.api import Backbone, Layer, PluginError, layers_at_strides
+
+from . import MemoryOptions
+
+CNN_STRIDES = (8, 16)
+
+
+def embedded_layers(detector: str, options: MemoryOptions, backbone: Backbone) -> tuple[str, ...]:
+    """Names of the layers to embed.
+
+    Raises:
+        PluginError: the backbone lacks a layer, or one holds no patches.
+    """
+    if options.layers is None:
+        return tuple(_default_layers(detector, backbone))
+    for name in options.layers:
+        try:
+            backbone.layer(name)
+        except KeyError:
+            known = ", ".join(layer.name for layer in backbone.layers)
+            raise PluginError(
+                f"The detector '{detector}' asks for the layer '{name}', which the backbone '{backbone.name}' does "
+                f"not have (it has {known}): change 'layers'."
+            ) from None
+        if name.startswith("prefix"):
+            raise PluginError(
+                f"The detector '{detector}' compares patches, but the layer '{name}' of the backbone "
+                f"'{backbone.name}' holds other tokens: name blocks in 'layers'."
+            )
+    return tuple(options.layers)
+
+
+def _default_layers(detector: str, backbone: Backbone) -> list[str]:
+    if backbone.family == "cnn":
+        return layers_at_strides(detector, CNN_STRIDES, backbone)
+    blocks = [layer.name for layer in backbone.layers if layer.name.startswith("block")]
+    # The middle of the network, as the CNN's layers are: its last layers know what is shown rather than how it looks.
+    places = (max(len(blocks) // 2 - 1, 0), max(3 * len(blocks) // 4 - 1, 0))
+    return [blocks[place] for place in dict.fromkeys(places)] or [backbone.final_layer]
+
+
+class PatchEmbedding:
+    """Maps of several layers -> one vector for each position of the first layer's grid.
+
+    A patch of a layer is its `neighbourhood` x `neighbourhood` square around a position, zeros beyond the border:
+    C * neighbourhood² numbers, those of a channel together. The published code pools them adaptively to
+    `layer_channels`, after it has brought them to the first layer's grid (bilinearly, corners not aligned), and pools
+    the layers, one after the other, to `channels`. All of this is linear, and what happens along the numbers of a
+    patch does not depend on what happens along positions. So here a layer is one convolution, whose fixed weights
+    are both poolings at once, and only its result is resized: the squares are never laid out.
+    """
+
+    def __init__(self, options: MemoryOptions, layers: Sequence[Layer]) -> None:
+        self.channels, self._side = options.channels, options.neighbourhood
+        together = pooling_weights(options.channels, len(layers) * options.layer_channels)
+        self._rows: list[slice] = []
+        self._kernels: list[Tensor] = []
+        for index, layer in enumerate(layers):
+            share = together[:, index * options.layer_channels : (index + 1) * options.layer_channels]
+            used = share.any(dim=1).nonzero()
+            rows = slice(int(used[0]), int(used[-1]) + 1)
+            numbers = pooling_weights(options.layer_channels, layer.channels * self._side**2)
+            self._rows.append(rows)
+            self._kernels.append((share[rows] @ numbers).view(-1, layer.channels, self._side, self._side))
+
+    def __call__(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps [B, C_i, H_i, W_i] -> patch vectors float32 [B, H_0 * W_0, channels], positions row by row."""
+        count, grid, device = len(maps[0]), maps[0].shape[-2:], maps[0].device
+        self._kernels = [kernel.to(device) for kernel in self._kernels]
+        result = torch.zeros(count, self.channels, *grid, device=device)
+        for values, rows, kernel in zip(maps, self._rows, self._kernels, strict=True):
+            pooled = F.conv2d(values.float(), kernel, padding=self._side // 2)
+            if pooled.shape[-2:] != grid:
+                pooled = F.interpolate(pooled, size=grid, mode="bilinear", align_corners=False)
+            result[:, rows] += pooled
+        return result.flatten(2).transpose(1, 2).contiguous()
+
+
+def pooling_weights(outputs: int, inputs: int) -> Tensor:
+    """Adaptive mean pooling as a matrix, float32 [outputs, inputs].
+
+    Output i is the mean of the inputs from floor(i * inputs / outputs) to before ceil((i + 1) * inputs / outputs).
+    """
+    index = torch.arange(outputs)[:, None]
+    first, end = index * inputs // outputs, -(-(index + 1) * inputs // outputs)
+    place = torch.arange(inputs)
+    return ((place >= first) & (place < end)) / (end - first)

@@ -1,0 +1,245 @@
+"""PatchCore against brute force, and its scores of the images that it was fitted on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from meds_patchcore.detector import PatchCore
+from meds_patchcore.memory import PatchMemory
+from meds_patchcore.stand_ins import stand_ins
+from patchcore_cases import (
+    LAYERS,
+    Training,
+    fitted,
+    images,
+    literal_choice,
+    small_embedding,
+    smallest_distances,
+)
+from torch import Tensor
+
+from meds.api import DataError
+
+CLASSES = torch.zeros(3, dtype=torch.int64)
+
+
+def close(found: Tensor, wanted: Tensor) -> None:
+    torch.testing.assert_close(found.double(), wanted.double(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.37])
+def test_the_memory_is_the_coreset_of_the_literal_loop(tmp_path: Path, ratio: float) -> None:
+    train = images(6)
+    vectors = small_embedding(train).flatten(0, 1)
+    picks, _ = literal_choice(vectors, int(ratio * len(vectors)), seed=7)
+    close(fitted(Training(train, tmp_path), coreset_ratio=ratio).memory.vectors, vectors[picks])
+
+
+@pytest.mark.parametrize("distance", ["squared", "euclidean"])
+@pytest.mark.parametrize("neighbours", [1, 3])
+def test_scores_are_brute_force_distances(tmp_path: Path, distance: str, neighbours: int) -> None:
+    detector = fitted(Training(images(4), tmp_path), coreset_ratio=0.3, distance=distance, neighbours=neighbours)
+    test = images(3, seed=1)
+    memory = detector.memory.vectors.double()
+    for found, queries in zip(detector.score(test, CLASSES).maps[0], small_embedding(test), strict=True):
+        if distance == "squared":
+            wanted = smallest_distances(queries, memory, neighbours)
+        else:
+            wanted = torch.cdist(queries, memory).topk(neighbours, largest=False).values.mean(dim=1)
+        close(found.flatten(), wanted)
+
+
+def test_maps_have_the_grid_of_the_first_layer(tmp_path: Path) -> None:
+    scores = fitted(Training(images(4), tmp_path)).score(images(3, seed=1), CLASSES)
+    assert [values.shape for values in scores.maps] == [(3, 4, 4)]
+    assert scores.images is None
+
+
+def test_more_neighbours_than_the_memory_has(tmp_path: Path) -> None:
+    detector = fitted(Training(images(3), tmp_path), coreset_ratio=0.05, neighbours=99)
+    test = images(1, seed=1)
+    memory = detector.memory.vectors
+    assert len(memory) == 2
+    close(detector.score(test, CLASSES[:1]).maps[0].flatten(), smallest_distances(small_embedding(test)[0], memory, 2))
+
+
+def test_training_scores_of_a_whole_memory_are_those_of_a_memory_without_the_image(tmp_path: Path) -> None:
+    train = images(5)
+    known = fitted(Training(train, tmp_path / "all"), coreset_ratio=1.0).training_scores()
+    assert known is not None
+    for image in range(5):
+        others = [i for i in range(5) if i != image]
+        without = fitted(Training([m[others] for m in train], tmp_path / str(image)), coreset_ratio=1.0)
+        close(known.maps[0][image], without.score([m[[image]] for m in train], CLASSES[:1]).maps[0][0])
+
+
+def test_training_scores_step_by_step(tmp_path: Path) -> None:
+    train = images(5)
+    detector = fitted(Training(train, tmp_path), coreset_ratio=0.2)
+    known = detector.training_scores()
+    vectors = small_embedding(train)
+    per_image, flat = vectors.shape[1], vectors.flatten(0, 1)
+    picks, points = literal_choice(flat, len(detector.memory), seed=7)
+    points_of = torch.tensor(points)
+    for image in range(5):
+        memory = []
+        for pick in picks:
+            place = pick
+            if pick // per_image == image:
+                distances = (points_of - points_of[pick]).norm(dim=1)
+                distances[image * per_image : (image + 1) * per_image] = torch.inf
+                place = int(distances.argmin())
+            memory.append(flat[place])
+        close(known.maps[0][image].flatten(), smallest_distances(vectors[image], torch.stack(memory)))
+
+
+def test_stand_ins_come_nearer_to_a_memory_without_the_image_than_leaving_its_patches_out_does(tmp_path: Path) -> None:
+    train, count = images(12), 12
+    detector = fitted(Training(train, tmp_path / "all"), coreset_ratio=0.15)
+    found = detector.training_scores().maps[0].flatten(1).amax(dim=1)
+    vectors = small_embedding(train)
+    picks, _ = literal_choice(vectors.flatten(0, 1), len(detector.memory), seed=7)
+    owners = torch.tensor(picks) // vectors.shape[1]
+    wanted, left_out = torch.empty(count), torch.empty(count)
+    for image in range(count):
+        others = [i for i in range(count) if i != image]
+        refitted = fitted(Training([m[others] for m in train], tmp_path / str(image)), coreset_ratio=0.15)
+        wanted[image] = refitted.score([m[[image]] for m in train], CLASSES[:1]).maps[0].max()
+        memory = vectors.flatten(0, 1)[picks][owners != image]
+        left_out[image] = torch.cdist(vectors[image], memory).square().amin(dim=1).max()
+    errors = [float(((scores - wanted).abs() / wanted).mean()) for scores in (found, left_out)]
+    assert errors[0] < 0.8 * errors[1]
+
+
+def test_an_image_unlike_the_others_is_found_although_the_memory_holds_it(tmp_path: Path) -> None:
+    train = images(6)
+    for values in train:
+        values[4, :, :2, :2] += 4
+    detector = fitted(Training(train, tmp_path), coreset_ratio=0.3)
+    as_any_other = detector.score(train, CLASSES).maps[0].flatten(1).amax(dim=1)
+    known = detector.training_scores().maps[0].flatten(1).amax(dim=1)
+    assert as_any_other[4] < known[4] / 20
+    assert known.argmax() == 4
+    assert known[4] > 10 * known[[0, 1, 2, 3, 5]].max()
+
+
+def test_a_memory_of_one_patch_still_tells_of_its_own_image(tmp_path: Path) -> None:
+    known = fitted(Training(images(2), tmp_path), coreset_ratio=0.001).training_scores()
+    assert bool((known.maps[0] > 0).any())
+    assert bool(known.maps[0].isfinite().all())
+
+
+@pytest.mark.parametrize("kept", [None, 2, 0])
+def test_stand_ins_are_the_nearest_patches_of_other_images(kept: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meds_patchcore.stand_ins._BLOCK_ELEMENTS", 100)
+    points = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    positions = torch.tensor([3, 11, 12, 39])
+    weights = None
+    if kept is not None:
+        weights = torch.zeros(40)
+        weights[8 * kept : 8 * kept + 8] = 1
+    for pick, found in zip(positions.tolist(), stand_ins(points, positions, 8, weights).tolist(), strict=True):
+        allowed = [i for i in range(40) if i // 8 != pick // 8]
+        wanted = [i for i in allowed if weights is None or weights[i] > 0] or allowed
+        assert found == min(wanted, key=lambda i: float((points[i] - points[pick]).norm()))
+
+
+def test_reweighted_image_scores(tmp_path: Path) -> None:
+    detector = fitted(Training(images(5), tmp_path), coreset_ratio=0.3, distance="euclidean", reweighting=4)
+    assert detector.evaluation_defaults().image_score == "own"
+    test = images(3, seed=1)
+    scores = detector.score(test, CLASSES)
+    memory = detector.memory.vectors.double()
+    for image, queries in enumerate(small_embedding(test)):
+        distances = torch.cdist(queries, memory)
+        patch = int(distances.amin(dim=1).argmax())
+        nearest = int(distances[patch].argmin())
+        around = (memory - memory[nearest]).norm(dim=1).argsort()[:4]
+        assert int(around[0]) == nearest
+        factor = 1 - distances[patch, nearest].exp() / distances[patch, around].exp().sum()
+        close(scores.images[image], factor * distances[patch, nearest])
+        close(scores.maps[0][image].flatten(), distances.amin(dim=1))
+    assert detector.training_scores().images.shape == (5,)
+
+
+def test_published_evaluation(tmp_path: Path) -> None:
+    how = fitted(Training(images(2), tmp_path)).evaluation_defaults()
+    assert (how.map_size, how.sigma, how.smoothing, how.image_score) == (224, 4.0, "gaussian", "patch-max")
+    assert not how.align_corners
+
+
+@pytest.mark.parametrize("options", [{}, {"reweighting": 3}])
+def test_a_state_is_the_whole_detector(tmp_path: Path, options: dict[str, Any]) -> None:
+    detector = fitted(Training(images(4), tmp_path), **options)
+    again = PatchCore(detector.options, LAYERS, ["a", "b"])
+    again.load_state(detector.state(), torch.device("cpu"))
+    test = images(3, seed=2)
+    for found, wanted in (
+        (again.score(test, CLASSES), detector.score(test, CLASSES)),
+        (again.training_scores(), detector.training_scores()),
+    ):
+        assert torch.equal(found.maps[0], wanted.maps[0])
+        assert (found.images is None) == (wanted.images is None) == (not options)
+    assert all(again.state()[name].equal(values) for name, values in detector.state().items())
+
+
+def test_a_killed_fit_goes_on_from_its_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = fitted(Training(images(4), tmp_path / "a")).state()
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    training = Training(images(4), tmp_path / "b")
+    with monkeypatch.context() as patch:
+        patch.setattr(PatchCore, "_score_training", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fitted(training)
+    monkeypatch.setattr(PatchCore, "_choose", killed)
+    assert all(values.equal(first[name]) for name, values in fitted(training).state().items())
+
+
+def test_the_seed_decides(tmp_path: Path) -> None:
+    first, again, other = (
+        fitted(Training(images(4), tmp_path / str(i), seed=seed)).memory.vectors for i, seed in enumerate((1, 1, 2))
+    )
+    assert first.equal(again)
+    assert not first.equal(other)
+
+
+def test_an_image_s_scores_do_not_depend_on_its_batch(tmp_path: Path) -> None:
+    detector = fitted(Training(images(4), tmp_path))
+    test = images(3, seed=1)
+    together = detector.score(test, CLASSES).maps[0]
+    alone = [detector.score([m[[i]] for m in test], CLASSES[:1]).maps[0][0] for i in range(3)]
+    torch.testing.assert_close(together, torch.stack(alone), rtol=1e-5, atol=1e-6)
+
+
+def test_one_training_image_is_not_enough(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="'patchcore' needs at least two training images"):
+        fitted(Training(images(1), tmp_path))
+
+
+def test_small_distances_are_not_lost_among_large_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meds_patchcore.memory._BLOCK_ELEMENTS", 2000)
+    generator = torch.Generator().manual_seed(0)
+    vectors = 100 + torch.randn(50, 64, generator=generator)
+    queries = vectors[:20] + 1e-3 * torch.randn(20, 64, generator=generator)
+    squared, rows = PatchMemory(vectors).nearest(queries)
+    assert rows[:, 0].tolist() == list(range(20))
+    torch.testing.assert_close(squared[:, 0], (queries - vectors[:20]).square().sum(dim=1), rtol=1e-6, atol=0)
+
+
+def test_replaced_rows_come_back() -> None:
+    generator = torch.Generator().manual_seed(0)
+    vectors, other = torch.randn(9, 4, generator=generator), torch.randn(2, 4, generator=generator)
+    memory, rows = PatchMemory(vectors.clone(), torch.arange(9.0)), torch.tensor([3, 7])
+    before = memory.nearest(other, 9)
+    with memory.replaced(rows, other, torch.tensor([20.0, 30.0])):
+        assert memory.nearest(other)[1][:, 0].tolist() == [3, 7]
+        assert memory.weights[rows].tolist() == [20.0, 30.0]
+    assert memory.vectors.equal(vectors)
+    assert memory.weights.tolist() == list(range(9))
+    assert all(after.equal(values) for after, values in zip(memory.nearest(other, 9), before, strict=True))

@@ -1,0 +1,98 @@
+"""The patch embedding against the published order of steps, one at a time, and its choice of layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from meds_patchcore import PatchCoreOptions
+from meds_patchcore.embedding import PatchEmbedding, embedded_layers, pooling_weights
+from patchcore_cases import literal_embedding
+from torch import Tensor
+
+from meds.api import Layer, PluginError, Preprocessing
+
+
+def layers_of(maps: list[Tensor]) -> list[Layer]:
+    return [Layer(f"l{i}", *values.shape[1:]) for i, values in enumerate(maps)]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "options"),
+    [
+        ([(5, 8, 8), (11, 4, 4)], {}),
+        ([(200, 6, 6), (300, 3, 3)], {}),
+        ([(6, 7, 5), (9, 3, 4), (4, 2, 2)], {"layer_channels": 20, "channels": 17}),
+        ([(6, 3, 3), (6, 6, 6)], {"layer_channels": 10, "channels": 64, "neighbourhood": 5}),
+        ([(12, 4, 4)], {"layer_channels": 12, "channels": 12, "neighbourhood": 1}),
+    ],
+)
+def test_one_convolution_a_layer_is_the_published_embedding(
+    shapes: list[tuple[int, int, int]], options: dict[str, Any]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(2, *shape, generator=generator) for shape in shapes]
+    chosen = PatchCoreOptions(**options)
+    found = PatchEmbedding(chosen, layers_of(maps))(maps)
+    wanted = literal_embedding(maps, chosen.neighbourhood, chosen.layer_channels, chosen.channels)
+    assert found.shape == (2, shapes[0][1] * shapes[0][2], chosen.channels)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(7, 7), (3, 10), (10, 3), (1024, 360), (5, 12)])
+def test_pooling_weights_are_adaptive_pooling(outputs: int, inputs: int) -> None:
+    values = torch.randn(4, inputs, generator=torch.Generator().manual_seed(1))
+    wanted = F.adaptive_avg_pool1d(values, outputs)
+    torch.testing.assert_close(values @ pooling_weights(outputs, inputs).T, wanted, rtol=0, atol=1e-6)
+
+
+class Maps:
+    """A backbone's layers without the backbone."""
+
+    name, final_layer = "maps", "final"
+
+    def __init__(self, family: str, layers: list[Layer]) -> None:
+        self.family, self.layers = family, tuple(layers)
+        self.preprocessing = Preprocessing(64, 64)
+
+    def layer(self, name: str) -> Layer:
+        return {layer.name: layer for layer in self.layers}[name]
+
+
+def vit(blocks: int) -> Any:
+    return Maps("vit", [Layer(name, 8, 4, 4) for i in range(blocks) for name in (f"block{i}", f"prefix{i}")])
+
+
+CNN: Any = Maps("cnn", [Layer(f"stride{s}", s, 64 // s, 64 // s) for s in (2, 4, 8, 16, 32)])
+
+
+def test_published_layers_of_a_cnn() -> None:
+    assert embedded_layers("patchcore", PatchCoreOptions(), CNN) == ("stride8", "stride16")
+
+
+@pytest.mark.parametrize(("blocks", "wanted"), [(12, ("block5", "block8")), (24, ("block11", "block17"))])
+def test_blocks_of_a_vit(blocks: int, wanted: tuple[str, ...]) -> None:
+    assert embedded_layers("patchcore", PatchCoreOptions(), vit(blocks)) == wanted
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_blocks_of_a_shallow_vit(blocks: int) -> None:
+    assert set(embedded_layers("patchcore", PatchCoreOptions(), vit(blocks))) <= {f"block{i}" for i in range(blocks)}
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("block99", "asks for the layer 'block99'.*has block0, "), ("prefix1", "'prefix1'.*holds other tokens")],
+)
+def test_layers_that_cannot_be_embedded(name: str, sentence: str) -> None:
+    with pytest.raises(PluginError, match=sentence):
+        embedded_layers("patchcore", PatchCoreOptions(layers=[name]), vit(2))
+
+
+def test_options_that_make_no_sense() -> None:
+    with pytest.raises(ValueError, match="neighbourhood must be odd"):
+        PatchCoreOptions(neighbourhood=2)
+    with pytest.raises(ValueError, match="leave out neighbours"):
+        PatchCoreOptions(neighbours=2, reweighting=9)
