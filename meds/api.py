@@ -1,7 +1,8 @@
 """The public interface for plugins: everything that a package may import from meds.
 
 Names are imported when they are first used, so that a module with hooks and options does not import torch. What is
-not listed here is private and may change without notice; what is listed follows `API_VERSION`.
+not listed here is private and may change without notice; what is listed follows `API_VERSION`. docs/plugin-api.md
+says what each name is for.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from meds.core.backbone import Backbone, Layer, Preprocessing
     from meds.core.checkpoint import Checkpoints
-    from meds.core.contamination import Contaminated, NoiseProtocol, NoiseReport
+    from meds.core.contamination import ClassNoise, Contaminated, NoiseProtocol, NoiseReport
     from meds.core.data import RunData, Sample
-    from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, DatasetOptions, Record
+    from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, DatasetOptions, Record, Split
     from meds.core.detector import Detector, TrainingFeatures
     from meds.core.errors import DataError, MedsError, PluginError, ResourceError, SelectionError, UserError
     from meds.core.events import RunLogger
-    from meds.core.hookspecs import hookimpl
+    from meds.core.hookspecs import API_VERSION, hookimpl
     from meds.core.layer_names import mean_of, on_grid
     from meds.core.model import EvaluationDefaults, Model, Scores
     from meds.core.registry import Options, Plugin
@@ -29,21 +30,18 @@ if TYPE_CHECKING:
     from meds.core.store import Artifact, ArtifactWriter
     from meds.core.strides import layers_at_strides
     from meds.core.student import Progress, Student, TrainingDefaults
-    from meds.core.weights import load_checked, read_weights
-
-API_VERSION = 1
-"""Rises when a name goes away or changes its meaning; a plugin may state the version it was written for."""
+    from meds.core.weights import backbone_fingerprint, load_checked, read_weights
 
 _MODULES = {
     "meds.core.backbone": ("Backbone", "Layer", "Preprocessing"),
     "meds.core.checkpoint": ("Checkpoints",),
-    "meds.core.contamination": ("Contaminated", "NoiseProtocol", "NoiseReport"),
+    "meds.core.contamination": ("ClassNoise", "Contaminated", "NoiseProtocol", "NoiseReport"),
     "meds.core.data": ("RunData", "Sample"),
-    "meds.core.dataset": ("ANOMALOUS", "NORMAL", "Dataset", "DatasetOptions", "Record"),
+    "meds.core.dataset": ("ANOMALOUS", "NORMAL", "Dataset", "DatasetOptions", "Record", "Split"),
     "meds.core.detector": ("Detector", "TrainingFeatures"),
     "meds.core.errors": ("DataError", "MedsError", "PluginError", "ResourceError", "SelectionError", "UserError"),
     "meds.core.events": ("RunLogger",),
-    "meds.core.hookspecs": ("hookimpl",),
+    "meds.core.hookspecs": ("API_VERSION", "hookimpl"),
     "meds.core.layer_names": ("mean_of", "on_grid"),
     "meds.core.model": ("EvaluationDefaults", "Model", "Scores"),
     "meds.core.registry": ("Options", "Plugin"),
@@ -54,7 +52,7 @@ _MODULES = {
     "meds.core.store": ("Artifact", "ArtifactWriter"),
     "meds.core.strides": ("layers_at_strides",),
     "meds.core.student": ("Progress", "Student", "TrainingDefaults"),
-    "meds.core.weights": ("load_checked", "read_weights"),
+    "meds.core.weights": ("backbone_fingerprint", "load_checked", "read_weights"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -66,6 +64,7 @@ __all__ = [
     "ArtifactWriter",
     "Backbone",
     "Checkpoints",
+    "ClassNoise",
     "Contaminated",
     "DataError",
     "Dataset",
@@ -92,12 +91,14 @@ __all__ = [
     "Scores",
     "SelectionError",
     "SelectionRule",
+    "Split",
     "Stage",
     "StageContext",
     "Student",
     "TrainingDefaults",
     "TrainingFeatures",
     "UserError",
+    "backbone_fingerprint",
     "derive_seed",
     "hookimpl",
     "layers_at_strides",

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from meds.core.backbone import Layer
+from meds.core.errors import PluginError
 from meds.core.layer_names import compute, describe, mean_of, on_grid
 from meds.plugins.backbones.timm import TimmOptions
 from meds.plugins.backbones.timm_backbone import TimmModel
@@ -48,5 +49,7 @@ def test_a_backbone_gives_derived_layers() -> None:
     torch.testing.assert_close(mean, (first + third) / 2)
     torch.testing.assert_close(again, third)
     assert backbone.layer(name) == Layer(name, 192, 4, 4, signed=True)
-    with pytest.raises(KeyError):
+    with pytest.raises(PluginError, match=r"unknown layer of the backbone 'timm' 'blok1'; did you mean 'block1'\?"):
+        backbone.layer("blok1")
+    with pytest.raises(PluginError, match=r"'block1\+prefix1'"):  # of different shapes
         backbone.layer("block1+prefix1")

@@ -70,7 +70,7 @@ def test_heatmaps_and_masks_have_the_image_s_size_and_a_scale_of_the_class(
     run = FinishedRun(finished.runs / "tiny")
     predictor = Predictor(run)
     map_ = predictor.predict([np.array(Image.open(big).convert("RGB"))], ["weave"])[0].map
-    share = (map_ > predictor.pixel_thresholds["weave"]).mean()
+    share = (map_ > predictor.thresholds.pixel["weave"]).mean()
     assert (mask > 0).mean() == pytest.approx(share, abs=0.05)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from meds.core.errors import PluginError
-from meds.core.hookspecs import hookimpl
+from meds.core.hookspecs import API_VERSION, hookimpl
 from meds.core.registry import KINDS, OWN_DISTRIBUTION, Options, Plugin, Registry, load_registry, registry
 
 BUILT_IN = {
@@ -49,6 +49,7 @@ class Failing:
 def distribution(site: Path, package: str, module: str, text: str) -> None:
     """An installed package with one module and an entry point in the group `meds`."""
     (site / f"{module}.py").write_text(text)
+    sys.modules.pop(module, None)
     info = site / f"{module}-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
@@ -61,7 +62,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "site"
     folder.mkdir()
     working = (
-        "from meds.core.hookspecs import hookimpl\nfrom meds.core.registry import Options, Plugin\n"
+        "from meds.core.hookspecs import API_VERSION, hookimpl\nfrom meds.core.registry import Options, Plugin\n"
         "@hookimpl\ndef meds_students():\n    return [Plugin('other-student', Options, 'gone:Student', 'x')]\n"
     )
     distribution(folder, "works-well", "works_well", working)
@@ -116,6 +117,43 @@ def test_the_command_shows_broken_plugins(site: Path) -> None:
     assert "broken: is_broken of is-broken: ModuleNotFoundError" in text
 
 
+def test_an_unknown_name_is_told_with_the_broken_packages(site: Path) -> None:
+    with pytest.raises(PluginError, match=r"Broken and left out: is-broken, leaves \(see `meds plugins`\)\."):
+        load_registry().get("student", "is-broken")
+
+
+@pytest.mark.parametrize(
+    ("version", "error"),
+    [
+        (
+            99,
+            f"It was written for version 99 of meds.api, and the installed meds has version {API_VERSION}; "
+            "install a newer release of meds-ad.",
+        ),
+        (
+            0,
+            f"It was written for version 0 of meds.api, and the installed meds has version {API_VERSION}; "
+            "install a newer release of stated.",
+        ),
+        ("1", "MEDS_API must be a whole number such as 1, not '1'."),
+        (True, "MEDS_API must be a whole number such as 1, not True."),
+    ],
+)
+def test_a_plugin_for_another_version_is_broken(site: Path, version: object, error: str) -> None:
+    text = (site / "works_well.py").read_text().replace("other-student", "stated-student")
+    distribution(site, "stated", "stated", f"{text}MEDS_API = {version!r}\n")
+    found = load_registry()
+    assert {broken.package: broken.error for broken in found.broken}["stated"] == error
+    assert "stated-student" not in found.names("student")
+    assert {"rd", "other-student"} <= set(found.names("student"))
+
+
+def test_a_plugin_for_this_version_works(site: Path) -> None:
+    text = (site / "works_well.py").read_text().replace("other-student", "stated-student")
+    distribution(site, "stated", "stated", f"{text}MEDS_API = {API_VERSION}\n")
+    assert "stated-student" in load_registry().names("student")
+
+
 def test_meds_plugins_limits_other_packages_only(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDS_PLUGINS", "works-well")
     found = load_registry()
@@ -137,7 +175,7 @@ def test_a_name_that_is_taken_is_refused() -> None:
     assert found.get("student", "mine").package == "first"
     (broken,) = found.broken
     assert (broken.entry_point, broken.package) == ("second-point", "second")
-    assert "the student name 'mine' is already taken by first" in broken.error
+    assert broken.error == "The student name 'mine' is already taken by first."
 
 
 def test_a_module_that_names_two_things_alike_is_refused() -> None:

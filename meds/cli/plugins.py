@@ -1,4 +1,4 @@
-"""`meds plugins`: lists what is plugged in."""
+"""`meds plugins`: lists what is plugged in, and what could not be."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import json
 import typer
 
 from meds.cli.console import console, new_table
+
+WIDTH_FOR_SUMMARIES = 120
 
 
 def show_plugins(as_json: bool) -> None:
@@ -26,13 +28,26 @@ def show_plugins(as_json: bool) -> None:
         }
         for r in found.all()
     ]
-    broken = [{"entry_point": b.entry_point, "package": b.package, "error": b.error} for b in found.broken]
+    broken = [
+        {
+            "entry_point": b.entry_point,
+            "package": b.package,
+            "version": b.package_version,
+            "state": "broken",
+            "error": b.error,
+        }
+        for b in found.broken
+    ]
     if as_json:
         typer.echo(json.dumps({"plugins": rows, "broken": broken}, indent=2, ensure_ascii=False))
         return
-    table = new_table("kind", "name", "package", "version", "what it is")
+    wide = console.width >= WIDTH_FOR_SUMMARIES
+    table = new_table("kind", "name", "package", "version", "state", *(["what it is"] if wide else []))
     for row in rows:
-        table.add_row(row["kind"], row["name"], row["package"], row["version"], row["summary"])
+        facts = (row[key] for key in ("kind", "name", "package", "version", "state"))
+        table.add_row(*facts, *([row["summary"]] if wide else []))
+    for item in broken:
+        table.add_row("", item["entry_point"], item["package"], item["version"], item["state"])
     console.print(table)
     for item in broken:
         console.print(

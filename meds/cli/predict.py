@@ -13,7 +13,7 @@ from meds.cli.console import ConsoleReporter, console
 from meds.core.errors import DataError, UserError
 
 if TYPE_CHECKING:
-    from meds.core.predict import Prediction, Predictor
+    from meds.core.predict import AnyPredictor, Prediction
 
 COLUMNS = ("path", "class", "score", "threshold", "decision", "heatmap", "mask")
 BATCH = 8
@@ -42,15 +42,13 @@ def predict_images(request: PredictRequest) -> None:
     paths = list(_files(request.images))
     if not paths:
         raise UserError(f"No images were found in {', '.join(request.images)}.")
-    from meds.core.finished_run import FinishedRun
-    from meds.core.predict import Predictor
     from meds.core.stage import SilentReporter
 
-    predictor = Predictor(FinishedRun(request.run))
+    predictor = _predictor(request.run)
     if request.threshold is not None:
-        predictor.set_threshold(request.threshold)
+        predictor.thresholds.set_image(request.threshold)
     if request.false_alarm_rate is not None:
-        predictor.set_false_alarm_rate(request.false_alarm_rate)
+        predictor.thresholds.set_false_alarm_rate(request.false_alarm_rate)
     classes = [_class_of(path, request.class_name, predictor.class_names) for path in paths]
     request.output.mkdir(parents=True, exist_ok=True)
     failures: list[str] = []
@@ -70,8 +68,20 @@ def predict_images(request: PredictRequest) -> None:
         raise DataError("\n".join([*failures, f"{len(failures)} of {len(paths)} images could not be read."]))
 
 
+def _predictor(path: Path) -> AnyPredictor:
+    """Of a run directory, or of a file that `meds export` wrote."""
+    if path.is_file():
+        from meds.export.exported import open_exported
+
+        return open_exported(path)
+    from meds.core.finished_run import FinishedRun
+    from meds.core.predict import Predictor
+
+    return Predictor(FinishedRun(path))
+
+
 def _predict_batch(
-    predictor: Predictor, paths: Sequence[Path], classes: Sequence[str], writer: _Writer, failures: list[str]
+    predictor: AnyPredictor, paths: Sequence[Path], classes: Sequence[str], writer: _Writer, failures: list[str]
 ) -> None:
     from meds.core.images import read_rgb
 
@@ -92,7 +102,7 @@ def _predict_batch(
 class _Writer:
     """Writes predictions.csv, predictions.jsonl and the pictures, line by line."""
 
-    def __init__(self, request: PredictRequest, predictor: Predictor) -> None:
+    def __init__(self, request: PredictRequest, predictor: AnyPredictor) -> None:
         self._request, self._predictor = request, predictor
         self.count = self.anomalous = 0
         self._names: set[str] = set()
@@ -139,8 +149,8 @@ class _Writer:
 
         predictor = self._predictor
         values = heatmaps.on_image(found.map, image.shape[0], image.shape[1], predictor.preprocessing)
-        scale = predictor.calibration[class_name]["heatmap"]
-        mask = np.nan_to_num(values, nan=-np.inf) > predictor.pixel_thresholds[class_name]
+        scale = predictor.thresholds.classes[class_name].heatmap
+        mask = np.nan_to_num(values, nan=-np.inf) > predictor.thresholds.pixel[class_name]
         name = self._free_name(path)
         places = {kind: self._request.output / f"{kind}s" / f"{name}.png" for kind in ("heatmap", "mask")}
         files.write_atomic(places["heatmap"], heatmaps.png(heatmaps.overlay(image, values, scale)))

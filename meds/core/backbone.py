@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from meds.core import layer_names
+from meds.core.errors import PluginError
+from meds.core.registry import unknown_name
 
 if TYPE_CHECKING:
     import torch
@@ -75,9 +77,16 @@ class Backbone(ABC):
         """
 
     def layer(self, name: str) -> Layer:
-        """The layer of that name, also a derived one ("block2+block3", "stride4@14"); KeyError if there is none."""
+        """The layer of that name, also a derived one ("block2+block3", "stride4@14").
+
+        Raises:
+            PluginError: there is none, with the nearest known name.
+        """
         known = {layer.name: layer for layer in self.layers}
-        return known[name] if name in known else layer_names.describe(name, known.__getitem__)
+        try:
+            return known[name] if name in known else layer_names.describe(name, known.__getitem__)
+        except KeyError:
+            raise PluginError(unknown_name(f"layer of the backbone '{self.name}'", name, known)) from None
 
     def features(self, images: torch.Tensor, names: Sequence[str]) -> list[torch.Tensor]:
         """Maps of layers of its own and of derived ones, in the order of `names`; see `forward`."""

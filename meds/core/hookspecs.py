@@ -1,7 +1,8 @@
 """The whole plugin contract: a hook for each kind of thing that can be plugged into meds.
 
 Every hook returns a list of `Plugin` entries: a name, an options model and where to load the
-implementation from. Listing plugins never imports an implementation (and so never imports torch).
+implementation from. Listing plugins never imports an implementation (and so never imports torch). A module
+with hooks may state the version of `meds.api` that it was written for: `MEDS_API = 1`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from meds.core.registry import Plugin
 
 PROJECT = "meds"
+API_VERSION = 1
+"""Version of `meds.api`: rises when a public name goes away or changes its meaning. See docs/plugin-api.md."""
+
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 

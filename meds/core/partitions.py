@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from meds.core.detector import Detector
 from meds.core.errors import PluginError
@@ -49,7 +49,7 @@ def load_student(context: StageContext, artifact: Artifact, partition: Partition
     return student
 
 
-class _PartitionScorer(Scorer, Generic[ModelT]):
+class PartitionScorer(Scorer, Generic[ModelT]):
     """Asks the model of each image's partition and puts the answers together."""
 
     def __init__(self, context: StageContext, models: Sequence[ModelT]) -> None:
@@ -59,6 +59,19 @@ class _PartitionScorer(Scorer, Generic[ModelT]):
     @abstractmethod
     def _ask(self, model: ModelT, features: Sequence[Tensor], classes: Tensor) -> Scores:
         """Scores of images of one partition."""
+
+    def scores_of_class(self, features: Sequence[Tensor], index: int) -> Scores:
+        """Scores of images of one class, known beforehand: nothing here depends on values, so that it can be traced."""
+        for partition, model in zip(self._context.partitions, self._models, strict=True):
+            if index in partition.class_indices:
+                # A literal stays a constant when it is traced, which a filled tensor does not.
+                return self._ask(model, features, torch.tensor([index] * len(features[0])))
+        raise PluginError(f"No student of this run knows the class with the index {index}.")
+
+    def modules(self) -> list[nn.Module]:
+        """The networks among the models."""
+        models: list[Any] = list(self._models)
+        return [model for model in models if isinstance(model, nn.Module)]
 
     def scores(self, features: Sequence[Tensor], classes: Tensor) -> Scores:
         """Scores of images of any classes; see `Scorer.scores`."""
@@ -70,7 +83,7 @@ class _PartitionScorer(Scorer, Generic[ModelT]):
         return _together(len(classes), answers)
 
 
-class StudentScorer(_PartitionScorer[Student]):
+class StudentScorer(PartitionScorer[Student]):
     """Scores patches by comparing the teacher's maps with a student's reconstruction.
 
     `own_maps`: compare as the student's paper does, not by the distance that it shares with the memory.
@@ -89,7 +102,7 @@ class StudentScorer(_PartitionScorer[Student]):
         return Scores([patch_distance(t, o, self._distance) for t, o in zip(targets, outputs, strict=True)])
 
 
-class DetectorScorer(_PartitionScorer[Detector]):
+class DetectorScorer(PartitionScorer[Detector]):
     """Scores by detectors that were fitted in their own way."""
 
     def _ask(self, model: Detector, features: Sequence[Tensor], classes: Tensor) -> Scores:

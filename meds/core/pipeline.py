@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from meds.core import files
 from meds.core.backbone import Backbone
 from meds.core.data import RunData, scan
 from meds.core.dataset import Dataset
@@ -14,7 +15,7 @@ from meds.core.feature_cache import FeatureCache, bytes_per_image
 from meds.core.home import cache_limit_bytes, meds_home
 from meds.core.model import Model
 from meds.core.plan import PlannedStage, layers_read, plan_stages
-from meds.core.registry import Registry
+from meds.core.registry import OWN_DISTRIBUTION, Registry
 from meds.core.runtime import Runtime
 from meds.core.spec import Spec
 from meds.core.store import Store
@@ -56,7 +57,11 @@ class Pipeline:
     @cached_property
     def backbone(self) -> Backbone:
         """The frozen encoder."""
-        backbone: Backbone = self.spec.backbone.registration.load()(self.spec.backbone.options)
+        registration = self.spec.backbone.registration
+        backbone: Backbone = registration.load()(self.spec.backbone.options)
+        if registration.package != OWN_DISTRIBUTION:
+            # Its weights do not tell how it computes, and its features outlive it in the cache.
+            backbone.fingerprint = files.fingerprint([backbone.fingerprint, registration.identity()])
         return backbone
 
     @cached_property
@@ -73,7 +78,9 @@ class Pipeline:
     @cached_property
     def stages(self) -> tuple[PlannedStage, ...]:
         """The planned stages."""
-        return plan_stages(self.spec, self.data, self.backbone, self.student_class, self.runtime.precision)
+        return plan_stages(
+            self.spec, self.registry, self.data, self.backbone, self.student_class, self.runtime.precision
+        )
 
     @cached_property
     def layers(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from meds.core.backbone import Backbone
 from meds.core.data import RunData
 from meds.core.errors import SpecError, UserError
 from meds.core.model import Model
-from meds.core.registry import Options, Registration
+from meds.core.registry import Options, Registry, nested_plugins
 from meds.core.spec import Block, Spec
 from meds.core.stage import Stage
 
@@ -36,7 +36,7 @@ class PlannedStage:
 
 
 def plan_stages(
-    spec: Spec, data: RunData, backbone: Backbone, model: type[Model], precision: str
+    spec: Spec, registry: Registry, data: RunData, backbone: Backbone, model: type[Model], precision: str
 ) -> tuple[PlannedStage, ...]:
     """Wire the stages and give each artifact its name.
 
@@ -49,7 +49,7 @@ def plan_stages(
         inputs = _wire(block, stage, planned)
         fingerprint = files.fingerprint(
             {
-                "stage": _identity(block.registration),
+                "stage": _identity(block, registry),
                 "options": _values(block.options),
                 "inputs": {kind: planned[position].fingerprint for kind, position in inputs.items()},
                 "confirmed": data.confirmed_fingerprint if stage.sees_confirmations() else None,
@@ -102,13 +102,18 @@ def _wire(block: Block, stage: Stage, earlier: Sequence[PlannedStage]) -> dict[s
     return inputs
 
 
-def _identity(registration: Registration) -> list[str]:
-    plugin = registration.plugin
-    return [plugin.name, registration.package, registration.package_version, plugin.version]
+def _identity(block: Block, registry: Registry) -> list[Any]:
+    """The stage's implementation, and those of plugins of other packages that its options name."""
+    found: list[Any] = [*block.registration.identity()]
+    for option, kind in nested_plugins(type(block.options)).items():
+        nested = registry.get(kind, getattr(block.options, option)["type"])
+        if nested.package != block.registration.package:
+            found.append(nested.identity())
+    return found
 
 
 def _student(spec: Spec) -> list[Any]:
-    return [_identity(spec.student.registration), _values(spec.student.options)]
+    return [spec.student.registration.identity(), _values(spec.student.options)]
 
 
 def _values(options: Options) -> dict[str, Any]:

@@ -16,7 +16,8 @@ import pluggy
 from pydantic import BaseModel, ConfigDict
 
 from meds.core import hookspecs
-from meds.core.errors import PluginError
+from meds.core.errors import MedsError, PluginError
+from meds.core.plugin_source import source_digest
 
 ENTRY_POINT_GROUP = "meds"
 OWN_DISTRIBUTION = "meds-ad"
@@ -36,6 +37,14 @@ class Options(BaseModel):
     """Base of every options model: unknown keys are refused, values are fixed once validated."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def nested_plugins(options: type[Options]) -> dict[str, str]:
+    """Options that name a plugin themselves, such as a stage's selection rule: the option's name and the kind."""
+    extras = {name: field.json_schema_extra for name, field in options.model_fields.items()}
+    return {
+        name: str(extra["plugin"]) for name, extra in extras.items() if isinstance(extra, dict) and "plugin" in extra
+    }
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,15 @@ class Registration:
                 f"be loaded: {type(error).__name__}: {error}."
             ) from error
 
+    def identity(self) -> list[str]:
+        """What tells one implementation from another; it is part of the name of every result that it has a part in.
+
+        Packages other than meds count with their source code, so that a plugin under development never takes a stored
+        result of its former self for its own.
+        """
+        known = [self.plugin.name, self.package, self.package_version, self.plugin.version]
+        return known if self.package == OWN_DISTRIBUTION else [*known, source_digest(self.plugin.load)]
+
 
 @dataclass(frozen=True)
 class BrokenPlugin:
@@ -85,6 +103,7 @@ class BrokenPlugin:
 
     entry_point: str
     package: str
+    package_version: str
     error: str
 
 
@@ -100,6 +119,7 @@ class Registry:
         manager = pluggy.PluginManager(hookspecs.PROJECT)
         manager.add_hookspecs(hookspecs)
         try:
+            _check_version(module, package)
             manager.register(module)
             manager.check_pending()
             found = [
@@ -110,10 +130,15 @@ class Registry:
             ]
             self._refuse_duplicates(found)
         except Exception as error:
-            self.broken.append(BrokenPlugin(name or str(module), package, f"{type(error).__name__}: {error}"))
+            self.note_broken(name or str(module), package, version, error)
             return
         for registration in found:
             self._by_kind[registration.kind][registration.plugin.name] = registration
+
+    def note_broken(self, name: str, package: str, version: str, error: BaseException) -> None:
+        """List an entry point as broken; an error that meds did not raise on purpose is shown with its type."""
+        text = str(error) if isinstance(error, MedsError) else f"{type(error).__name__}: {error}"
+        self.broken.append(BrokenPlugin(name, package, version, text))
 
     def _refuse_duplicates(self, found: Iterable[Registration]) -> None:
         new: dict[tuple[str, str], Registration] = {}
@@ -122,7 +147,7 @@ class Registry:
             other = self._by_kind[kind].get(name) or new.get((kind, name))
             new[kind, name] = registration
             if other is not None:
-                raise PluginError(f"the {kind} name '{name}' is already taken by {other.package}")
+                raise PluginError(f"The {kind} name '{name}' is already taken by {other.package}.")
 
     def names(self, kind: str) -> list[str]:
         """Names of all working plugins of a kind, sorted."""
@@ -132,12 +157,43 @@ class Registry:
         """All working plugins, by kind and name."""
         return [self._by_kind[kind][name] for kind in KINDS for name in self.names(kind)]
 
+    def find(self, name: str, kind: str | None = None) -> Registration:
+        """The plugin of that name, of any kind if none is given.
+
+        Raises:
+            PluginError: there is none (with the nearest known name), or several kinds have one.
+        """
+        if kind is not None:
+            return self.get(known_kind(kind), name)
+        found = [registration for registration in self.all() if registration.plugin.name == name]
+        if not found:
+            known = {registration.plugin.name for registration in self.all()}
+            raise PluginError(unknown_name("plugin", name, known) + self.broken_hint())
+        if len(found) > 1:
+            kinds = " and ".join(f"a {registration.kind}" for registration in found)
+            raise PluginError(f"'{name}' is {kinds}; say which with --kind.")
+        return found[0]
+
     def get(self, kind: str, name: str) -> Registration:
         """The plugin of that kind and name; PluginError with the nearest known name if there is none."""
         try:
             return self._by_kind[kind][name]
         except KeyError:
-            raise PluginError(unknown_name(kind, name, self.names(kind))) from None
+            raise PluginError(unknown_name(kind, name, self.names(kind)) + self.broken_hint()) from None
+
+    def broken_hint(self) -> str:
+        """What to add to "unknown name": the wanted plugin may be a broken one; empty if none is broken."""
+        packages = sorted({item.package for item in self.broken})
+        return f" Broken and left out: {', '.join(packages)} (see `meds plugins`)." if packages else ""
+
+
+def known_kind(text: str) -> str:
+    """The kind that a command's argument names ("selection-rule", "student"); PluginError with the nearest known."""
+    kinds = {kind.replace(" ", "-"): kind for kind in KINDS}
+    try:
+        return kinds[text.strip().lower().replace(" ", "-")]
+    except KeyError:
+        raise PluginError(unknown_name("kind of plugin", text, kinds)) from None
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
@@ -146,6 +202,19 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known) or 'none'}."
     return f"unknown {what} '{name}'; {hint}"
+
+
+def _check_version(module: ModuleType | object, package: str) -> None:
+    """PluginError if a module with hooks states that it was written for another version of `meds.api`."""
+    stated = getattr(module, "MEDS_API", hookspecs.API_VERSION)
+    if isinstance(stated, bool) or not isinstance(stated, int):
+        raise PluginError(f"MEDS_API must be a whole number such as {hookspecs.API_VERSION}, not {stated!r}.")
+    if stated != hookspecs.API_VERSION:
+        newer = OWN_DISTRIBUTION if stated > hookspecs.API_VERSION else package
+        raise PluginError(
+            f"It was written for version {stated} of meds.api, and the installed meds has version "
+            f"{hookspecs.API_VERSION}; install a newer release of {newer}."
+        )
 
 
 def _wanted() -> Callable[[EntryPoint], bool]:
@@ -178,7 +247,7 @@ def load_registry() -> Registry:
         try:
             module = point.load()
         except (Exception, SystemExit) as error:
-            registry.broken.append(BrokenPlugin(point.name, package, f"{type(error).__name__}: {error}"))
+            registry.note_broken(point.name, package, version, error)
             continue
         registry.register_module(module, package, version, point.name)
     return registry

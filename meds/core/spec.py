@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from meds.core.errors import PluginError, SpecError
-from meds.core.registry import Options, Registration, Registry, unknown_name
+from meds.core.registry import Options, Registration, Registry, nested_plugins, unknown_name
 from meds.core.spec_source import KeyPath, SpecSource, read_spec
 
 Recipe = Literal["paper", "released"]
@@ -204,11 +204,9 @@ class _Resolver:
     def _nested(self, options: Options, path: KeyPath) -> Options:
         """Resolve options that name a plugin themselves, such as a stage's selection rule."""
         resolved = {}
-        for name, field in type(options).model_fields.items():
-            extra = field.json_schema_extra
-            if isinstance(extra, dict) and "plugin" in extra:
-                block = self.block(str(extra["plugin"]), getattr(options, name), (*path, name))
-                resolved[name] = {} if block is None else block.dump()
+        for name, kind in nested_plugins(type(options)).items():
+            block = self.block(kind, getattr(options, name), (*path, name))
+            resolved[name] = {} if block is None else block.dump()
         return options.model_copy(update=resolved) if resolved else options
 
 

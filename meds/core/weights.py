@@ -1,8 +1,10 @@
-"""Reads files of named tensors that somebody else wrote; nothing in them is executed."""
+"""Reads files of named tensors that somebody else wrote (nothing in them is executed), and fingerprints weights."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from meds.core.backbone import Preprocessing
 from meds.core.errors import PluginError
 
 
@@ -80,3 +83,14 @@ def load_file(module: nn.Module, path: Path, convert: Callable[[Mapping[str, Ten
         PluginError: the file cannot be read or does not fit.
     """
     load_checked(module, convert(read_weights(path)), f"The weights file '{path}'")
+
+
+def backbone_fingerprint(architecture: str, model: nn.Module, preprocessing: Preprocessing) -> str:
+    """sha256 (hex) over the architecture's name, every entry of the state dict, and the preprocessing."""
+    digest = hashlib.sha256()
+    digest.update(repr((architecture, sorted(asdict(preprocessing).items()))).encode())
+    for name, value in model.state_dict().items():
+        digest.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
+        data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(memoryview(data.numpy()))
+    return digest.hexdigest()

@@ -101,6 +101,11 @@ class SelectFinetuneOptions(HoldoutOptions):
         description="Leave out an epoch's last, smaller batch; null: the student's way. Selected sets leave rests of "
         "any size, and batch normalisation does not bear a batch of one or two images.",
     )
+    batch_statistics: Literal["all", "selected"] = Field(
+        default="all",
+        description="Which images the running statistics of a student's batch normalisation are taken from when it "
+        "scores: all training images, or those that it last trained on. Of no effect without batch normalisation.",
+    )
     critical_value: float = Field(default=1.0, ge=0, description="k: how many deviations the threshold grows to.")
     init: Literal["distilled", "random"] = Field(default="distilled", description="The student's first weights.")
     criterion: Literal["distilled", "memory"] = Field(
@@ -164,6 +169,18 @@ FIT_RECIPES: dict[str, dict[str, Any]] = {
     "released": {"distance": "cosine", "holdout": 0.0},
 }
 SELECT_FINETUNE_RECIPES: dict[str, dict[str, Any]] = {
-    "paper": {"critical_value": 1.0, "rounding": "ceil", "drop_last": None, "holdout": 0.0},
-    "released": {"critical_value": 3.0, "rounding": "floor", "drop_last": True, "holdout": 0.0},
+    "paper": {
+        "critical_value": 1.0,
+        "rounding": "ceil",
+        "drop_last": None,
+        "holdout": 0.0,
+        "batch_statistics": "selected",
+    },
+    "released": {
+        "critical_value": 3.0,
+        "rounding": "floor",
+        "drop_last": True,
+        "holdout": 0.0,
+        "batch_statistics": "selected",
+    },
 }

@@ -23,6 +23,7 @@ from meds.core.stage import Partition, Stage, StageContext
 from meds.core.store import Artifact
 from meds.core.student import Progress, Student
 from meds.core.training import shuffled, stage_length, train, training_seconds
+from meds.stages.batch_statistics import estimate_batch_statistics, has_batch_statistics
 from meds.stages.fit import own_objective
 from meds.stages.options import SelectFinetuneOptions
 
@@ -85,7 +86,9 @@ class SelectFinetune(Stage):
         length = stage_length(student, len(samples) - len(selection.out), self.options)
         checkpoints = Checkpoints(context.work, f"select-finetune-{partition.name}")
         title = f"{context.name} ({partition.name})"
+        selection.batch_size = length.batch_size
         train(context, student, samples, own_objective(context), selection, length, checkpoints, title)
+        selection.settle(student)
         return student, selection
 
     def _first_scores(
@@ -159,6 +162,7 @@ class SelfSelection:
         self.trainable[self.out] = False
         self.rule: SelectionRule = context.selection_rule(options.rule)
         self.seed = derive_seed(context.seed, "select-finetune", partition.name)
+        self.batch_size = SCORING_BATCH
         self.rows: list[dict[str, Any]] = []
         self.masks: list[Tensor] = []
 
@@ -168,6 +172,7 @@ class SelfSelection:
         alpha = min(2.0 * time, 1.0)
         scores = self.first
         if alpha > 0:
+            self.settle(student)
             now = training_scores(self.context, student, self.samples, self.distance, self.options)
             scores = (1.0 - alpha) * self.first + alpha * now
         selected = torch.zeros(len(scores), dtype=torch.bool)
@@ -179,6 +184,17 @@ class SelfSelection:
             self._note(epoch, progress, index, members, selected, threshold, alpha, factor)
         self.masks.append(selected)
         return shuffled((selected & self.trainable).nonzero().flatten().tolist(), self.seed, epoch)
+
+    def settle(self, student: Student) -> None:
+        """Estimate running statistics of batch normalisation over all images, whatever is selected.
+
+        Statistics of selected images alone make an image of a kind that is not among them, normal as it may be, look
+        worse than a defect; it is then never selected again, and its whole kind drops out one by one.
+        """
+        if self.options.batch_statistics == "all" and has_batch_statistics(student):
+            order = shuffled(self.trainable.nonzero().flatten().tolist(), self.seed, -1)
+            samples = [self.samples[i] for i in order]
+            estimate_batch_statistics(self.context, student, samples, self.batch_size)
 
     def _note(
         self,

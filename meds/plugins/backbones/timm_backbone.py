@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from meds.core.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, Layer, Preprocessing
 from meds.core.errors import PluginError
 from meds.core.registry import unknown_name
-from meds.core.weights import read_weights
+from meds.core.weights import backbone_fingerprint, read_weights
 from meds.plugins.backbones.dinov2 import DINOv2SmallOptions
 from meds.plugins.backbones.dinov2_weights import DINOV2_PATCH, packaged_weights, resize_positions
 from meds.plugins.backbones.efficientnet_lite0 import EfficientNetLite0Options
 from meds.plugins.backbones.timm import TimmOptions
 from meds.plugins.backbones.timm_weights import (
     LITE0_FIRST_NAME,
-    fingerprint,
     load_weights,
     packaged_lite0_weights,
     rename_lite0,
@@ -52,7 +51,7 @@ class TimmBackbone(Backbone):
             _check_patches(architecture, preprocessing.size, strides[0])
         self._prefix_tokens = int(getattr(model, "num_prefix_tokens", 0)) if self.family == "vit" else 0
         self._indices = _layer_names(self.family, strides, self._prefix_tokens > 0)
-        self.fingerprint = fingerprint(architecture, model, preprocessing)
+        self.fingerprint = backbone_fingerprint(architecture, model, preprocessing)
         if self.family == "cnn":
             self._model.to(memory_format=torch.channels_last)
         self.layers = self._measure(architecture)

@@ -1,19 +1,15 @@
-"""Reads weights files, loads them into timm models with clear errors, and fingerprints what was loaded."""
+"""Reads weights files, loads them into timm models with clear errors."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from meds.core.backbone import Preprocessing
 from meds.core.errors import PluginError
 from meds.core.weights import load_checked
 
@@ -80,14 +76,3 @@ def rename_lite0(state: Mapping[str, Tensor], model: nn.Module, source: str) -> 
     if not fits:
         raise PluginError(f"{source} is not the EfficientNet-Lite0 of the package {LITE0_PACKAGE}.")
     return dict(zip(wanted, state.values(), strict=True))
-
-
-def fingerprint(architecture: str, model: nn.Module, preprocessing: Preprocessing) -> str:
-    """sha256 (hex) over the architecture's name, every entry of the state dict, and the preprocessing."""
-    digest = hashlib.sha256()
-    digest.update(repr((architecture, sorted(asdict(preprocessing).items()))).encode())
-    for name, value in model.state_dict().items():
-        digest.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
-        data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(memoryview(data.numpy()))
-    return digest.hexdigest()

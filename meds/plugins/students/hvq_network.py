@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from meds.core.backbone import Backbone, Layer
 from meds.core.errors import PluginError
 from meds.core.layer_names import on_grid
-from meds.core.registry import Options, unknown_name
+from meds.core.registry import Options
 from meds.core.scoring import Distance
 from meds.core.strides import layers_at_strides
 from meds.core.student import EvaluationDefaults, Progress, Student, TrainingDefaults
@@ -72,10 +72,6 @@ class HierarchicalVectorQuantisedTransformer(Student):
             PluginError: the backbone lacks a layer, or is a ViT and no layers are named.
         """
         names = _default_layers(backbone) if options.layers is None else options.layers
-        known = [layer.name for layer in backbone.layers]
-        for name in names:
-            if name not in known:
-                raise PluginError(unknown_name(f"layer of the backbone '{backbone.name}'", name, known))
         chosen = [backbone.layer(name) for name in names]
         grid = options.grid or min(layer.height for layer in chosen)
         there = [(layer.height, layer.width) == (grid, grid) for layer in chosen]

@@ -59,7 +59,7 @@ def teacher_layers(name: str, options: TransformerOptions, backbone: Backbone) -
     for group, derived in zip(groups, names, strict=True):
         try:
             backbone.layer(derived)
-        except KeyError:
+        except PluginError:
             raise PluginError(
                 f"The student '{name}' cannot take the mean of {', '.join(group)}, which differ in channels: put "
                 "them into groups of their own."

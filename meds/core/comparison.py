@@ -1,0 +1,199 @@
+"""Compares the parts of MeDS on a spec: plain student, memory alone, distilled student, full method."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from meds.core.errors import UserError
+from meds.core.registry import Registry, unknown_name
+from meds.core.spec import Spec, resolve_spec
+from meds.core.spec_source import SpecSource
+from meds.core.stage import Reporter
+
+METHODS = {"plain": "plain student", "memory": "memory alone", "distilled": "distilled", "full": "full MeDS"}
+AS_WRITTEN = "as written"
+_PARTS = ("memory", "distill", "select-finetune", "evaluate")
+_SHARED_WITH_FIT = ("iterations", "batch_size", "holdout")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run of a comparison. `ratio` and `seed` are None where the spec's own noise and seed are taken."""
+
+    source: SpecSource
+    method: str
+    ratio: float | None = None
+    seed: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the run, which holds everything that tells it from the others."""
+        parts = [str(self.source.data["name"])]
+        parts += [] if self.method == AS_WRITTEN else [self.method]
+        parts += [] if self.ratio is None else [f"noise-{self.ratio:g}"]
+        parts += [] if self.seed is None else [f"seed-{self.seed}"]
+        return "-".join(parts)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one run came to. `noise` is the share of known defects per normal training image that was reached.
+
+    `figures` has the means over classes of all image and pixel figures, of the ranking of the training images
+    (`ranking_*`), and `injected_selected`, the share of known defects among the images selected at the last epoch;
+    None where a figure is undefined. `seconds` is what the stages took when they were computed.
+    """
+
+    run: str
+    spec: str
+    student: str
+    method: str
+    ratio: float | None
+    seed: int
+    noise: float | None
+    seconds: float
+    figures: dict[str, float | None]
+
+    def as_dict(self) -> dict[str, Any]:
+        """One flat table row, ready for JSON."""
+        row = asdict(self)
+        figures = row.pop("figures")
+        return {**row, **figures}
+
+
+def cases(
+    sources: Sequence[SpecSource],
+    ratios: Sequence[float] | None = None,
+    seeds: Sequence[int] | None = None,
+    methods: Sequence[str] | None = None,
+) -> list[Case]:
+    """Every combination; specs with other stages than those of the full method run as they are written.
+
+    Raises:
+        UserError: a method is unknown, two specs have one name, or methods are named for a spec that has no parts.
+    """
+    for method in methods or ():
+        if method not in METHODS:
+            raise UserError(unknown_name("method", method, METHODS))
+    some_seeds: Sequence[int | None] = seeds or [None]
+    some_ratios: Sequence[float | None] = ratios or [None]
+    names = [source.data.get("name") for source in sources]
+    for name in sorted({str(name) for name in names if names.count(name) > 1}):
+        raise UserError(f"Two specs are called '{name}'; give one another `name`, because a folder bears it.")
+    found = []
+    for source in sources:
+        chosen = list(methods or METHODS)
+        if not has_parts(source):
+            if methods:
+                raise UserError(
+                    f"{source.name}: only a spec with the stages {', '.join(_PARTS[:-1])} and {_PARTS[-1]} can be "
+                    "taken apart; leave --methods out to run this one as it is written."
+                )
+            chosen = [AS_WRITTEN]
+        found += [
+            Case(source, method, ratio, seed) for seed in some_seeds for ratio in some_ratios for method in chosen
+        ]
+    return found
+
+
+def has_parts(source: SpecSource) -> bool:
+    """Whether a spec's stages are those of the full method; what stands in for the memory may be a plugin's."""
+    stages = source.data.get("stages")
+    if not isinstance(stages, list) or len(stages) != len(_PARTS):
+        return False
+    types = [stage.get("type") if isinstance(stage, Mapping) else None for stage in stages]
+    return types[1:] == list(_PARTS[1:])
+
+
+def spec_of(case: Case, registry: Registry) -> Spec:
+    """The resolved spec of a case.
+
+    Raises:
+        SpecError: the spec is not valid.
+        UserError: a ratio is wanted of a noise protocol that has none.
+    """
+    source = case.source
+    resolve_spec(source, registry)
+    data = {**source.data, "name": case.name}
+    if case.method != AS_WRITTEN:
+        data["stages"] = _stages(source.data["stages"], case.method)
+    if case.seed is not None:
+        data["seed"] = case.seed
+    data["noise"] = _noise(case, registry)
+    places = {path: place for path, place in source.places.items() if path[0] != "stages"}
+    return resolve_spec(SpecSource(source.name, data, places), registry)
+
+
+def _stages(whole: Sequence[dict[str, Any]], method: str) -> list[dict[str, Any]]:
+    """The stage list of a method, from that of the full method; the plain student trains as long as that one."""
+    memory, distill, finetune, evaluate = whole
+    fit = {"type": "fit", **{key: finetune[key] for key in _SHARED_WITH_FIT if key in finetune}}
+    if "distance" in memory:
+        fit["distance"] = memory["distance"]
+    parts = {
+        "plain": [fit],
+        "memory": [memory],
+        "distilled": [memory, distill],
+        "full": [memory, distill, finetune],
+    }
+    return [*parts[method], evaluate]
+
+
+def _noise(case: Case, registry: Registry) -> dict[str, Any] | None:
+    """The noise block with the case's ratio and seed; a ratio of 0 is no noise at all."""
+    written = case.source.data.get("noise")
+    if case.ratio == 0 or (written is None and case.ratio is None):
+        return None
+    noise = dict(written or {})
+    kind = str(noise.get("type", "list" if "list" in noise else "inject"))
+    known = registry.get("noise protocol", kind).plugin.options.model_fields
+    if case.ratio is not None:
+        if "ratio" not in known:
+            raise UserError(f"{case.source.name}: the noise protocol '{kind}' has no ratio; leave --ratios out.")
+        noise["ratio"] = case.ratio
+    if case.seed is not None and "seed" in known:
+        noise["seed"] = case.seed
+    return noise
+
+
+def run_case(case: Case, registry: Registry, runs: Path, reporter: Reporter) -> Row:
+    """Run a case in a folder of its own below `runs`; what is finished is not computed again.
+
+    Raises:
+        UserError: the spec is not valid or has no stage evaluate.
+    """
+    from meds.core.pipeline import Pipeline
+    from meds.core.runner import Runner, RunRequest
+
+    spec = spec_of(case, registry)
+    directory = runs / spec.name
+    metrics = Runner(Pipeline(spec, registry), RunRequest(directory), reporter).run()
+    if metrics is None:
+        raise UserError(f"{case.source.name}: there is nothing to compare without the stage evaluate.")
+    state = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+    ranking = {f"ranking_{key}": value for key, value in metrics["ranking"]["mean"].items()}
+    return Row(
+        run=str(directory),
+        spec=str(case.source.data["name"]),
+        student=spec.student.type,
+        method=case.method,
+        ratio=case.ratio,
+        seed=spec.seed,
+        noise=metrics["noise"]["total"]["ratio_of_normal"],
+        seconds=sum(stage["cost"]["wall_s"] for stage in state["stages"]),
+        figures={**metrics["mean"], **ranking, "injected_selected": _injected_among_selected(directory)},
+    )
+
+
+def _injected_among_selected(directory: Path) -> float | None:
+    path = directory / "selection.csv"
+    if not path.is_file():
+        return None
+    with path.open(encoding="utf-8", newline="") as file:
+        last = {row["class"]: row for row in csv.DictReader(file)}.values()
+    return sum(int(row["injected_selected"]) for row in last) / sum(int(row["selected"]) for row in last)

@@ -1,0 +1,1 @@
+"""A finished run's detector as one file for other programs."""

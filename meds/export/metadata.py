@@ -1,0 +1,78 @@
+"""What an exported file says of itself, as JSON under the key `meds`: thresholds, calibration, shapes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from meds import __version__
+from meds.core.backbone import Preprocessing
+from meds.core.errors import UserError
+from meds.core.finished_run import FinishedRun
+from meds.core.predict import run_thresholds
+from meds.core.thresholds import ClassThreshold, Thresholds
+
+KEY = "meds"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """The class of an exported detector, its thresholds and its preprocessing."""
+
+    class_name: str
+    thresholds: Thresholds
+    preprocessing: Preprocessing
+    text: str
+
+
+def describe(run: FinishedRun, class_name: str) -> Metadata:
+    """The metadata of a run's detector for one class."""
+    row = run_thresholds(run).classes[class_name]
+    preprocessing = run.pipeline.backbone.preprocessing
+    content = {
+        "format": FORMAT,
+        "meds_version": __version__,
+        "run": run.spec.name,
+        "class": class_name,
+        "input": "image: RGB uint8 [1, height, width, 3], any height and width",
+        "outputs": "score: float32 [1]; map: float32 [1, S, S] of the central part that the encoder sees",
+        "threshold": row.image,
+        "pixel_threshold": row.pixel,
+        "heatmap": list(row.heatmap),
+        "calibration": run.metrics["calibration"][class_name],
+        "calibration_scores": {"images": row.images.tolist(), "peaks": row.peaks.tolist()},
+        "preprocessing": {"resize": preprocessing.resize, "size": preprocessing.size},
+        "spec": run.spec.dump(),
+    }
+    return parse(json.dumps(content, ensure_ascii=False), "the run")
+
+
+def parse(text: str | None, source: str) -> Metadata:
+    """The metadata of a file from its JSON text.
+
+    Raises:
+        UserError: there is none, or it is of another format.
+    """
+    try:
+        content: dict[str, Any] = json.loads(text or "")
+        known = content["format"] == FORMAT
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{source} was not written by `meds export`: it holds no description under 'meds'.") from None
+    if not known:
+        raise UserError(f"{source} has format {content['format']}, and this version of meds reads {FORMAT}.")
+    low, high = content["heatmap"]
+    row = ClassThreshold(
+        image=content["threshold"],
+        pixel=content["pixel_threshold"],
+        heatmap=(low, high),
+        images=np.array(content["calibration_scores"]["images"]),
+        peaks=np.array(content["calibration_scores"]["peaks"]),
+        held_out=content["calibration"]["held_out"],
+    )
+    return Metadata(
+        content["class"], Thresholds({content["class"]: row}), Preprocessing(**content["preprocessing"]), text or ""
+    )

@@ -1,0 +1,138 @@
+"""`meds compare`: which runs it makes of a spec, what stands in the rows, and its sentences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from meds.core.comparison import AS_WRITTEN, METHODS, cases, spec_of
+from meds.core.errors import SpecError, UserError
+from meds.core.registry import registry
+from meds.core.spec_source import SpecSource, parse_spec
+
+
+def source(spec: dict[str, Any], name: str = "spec.yaml") -> SpecSource:
+    return parse_spec(yaml.safe_dump(spec, sort_keys=False), name)
+
+
+def stage_lists(spec: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The resolved stages of every method of a spec."""
+    return {case.method: spec_of(case, registry()).dump()["stages"] for case in cases([source(spec)])}
+
+
+def test_the_four_methods_are_the_parts_of_the_spec(tiny_spec: dict[str, Any]) -> None:
+    lists = stage_lists(tiny_spec)
+    types = {method: [stage["type"] for stage in stages] for method, stages in lists.items()}
+    assert types == {
+        "plain": ["fit", "evaluate"],
+        "memory": ["memory", "evaluate"],
+        "distilled": ["memory", "distill", "evaluate"],
+        "full": ["memory", "distill", "select-finetune", "evaluate"],
+    }
+    whole = lists["full"]
+    assert lists["distilled"] == [*whole[:2], whole[3]]
+    assert lists["memory"] == [whole[0], whole[3]]
+    assert lists["plain"][1] == whole[3]
+
+
+def test_the_plain_student_trains_as_long_and_measures_alike(tiny_spec: dict[str, Any]) -> None:
+    tiny_spec["stages"][0]["distance"] = "euclidean"
+    tiny_spec["stages"][2] |= {"holdout": 0.2}
+    fit = stage_lists(tiny_spec)["plain"][0]
+    assert (fit["iterations"], fit["batch_size"], fit["holdout"], fit["distance"]) == (6, 4, 0.2, "euclidean")
+
+
+def test_values_for_selecting_students_are_not_the_plain_student_s(tiny_spec: dict[str, Any]) -> None:
+    tiny_spec["student"] = {"type": "dinomaly"}
+    rates = {case.method: spec_of(case, registry()).student.options.discard_rate for case in cases([source(tiny_spec)])}
+    assert (rates["plain"], rates["full"]) == (0.9, 0.5)
+
+
+def test_ratios_and_seeds_set_the_noise_and_every_random_choice(tiny_spec: dict[str, Any]) -> None:
+    found = cases([source(tiny_spec)], [0.0, 0.5], [3, 4], ["full"])
+    specs = {case.name: spec_of(case, registry()) for case in found}
+    assert list(specs) == [
+        "tiny-full-noise-0-seed-3",
+        "tiny-full-noise-0.5-seed-3",
+        "tiny-full-noise-0-seed-4",
+        "tiny-full-noise-0.5-seed-4",
+    ]
+    assert all(spec.name == name for name, spec in specs.items())
+    assert specs["tiny-full-noise-0-seed-3"].noise is None
+    contaminated = specs["tiny-full-noise-0.5-seed-4"]
+    assert contaminated.noise is not None
+    assert (contaminated.seed, contaminated.noise.options.ratio, contaminated.noise.options.seed) == (4, 0.5, 4)
+
+
+def test_without_ratios_and_seeds_the_spec_s_own_are_taken(tiny_spec: dict[str, Any]) -> None:
+    tiny_spec |= {"seed": 7}
+    specs = {case.name: spec_of(case, registry()) for case in cases([source(tiny_spec)])}
+    assert list(specs) == [f"tiny-{method}" for method in METHODS]
+    assert all(spec.seed == 7 and spec.noise.options.ratio == 0.25 for spec in specs.values() if spec.noise)
+    tiny_spec["noise"] = None
+    assert all(spec_of(case, registry()).noise is None for case in cases([source(tiny_spec)]))
+
+
+def test_a_spec_with_other_stages_runs_as_it_is_written(tiny_spec: dict[str, Any]) -> None:
+    other = {**tiny_spec, "name": "other", "stages": [{"type": "fit"}, tiny_spec["stages"][-1]]}
+    found = cases([source(tiny_spec), source(other)], [0.25])
+    assert [case.method for case in found] == [*METHODS, AS_WRITTEN]
+    assert found[-1].name == "other-noise-0.25"
+    assert [stage.type for stage in spec_of(found[-1], registry()).stages] == ["fit", "evaluate"]
+    with pytest.raises(UserError, match=r"other\.yaml: only a spec with the stages memory, distill, select-finetune"):
+        cases([source(other, "other.yaml")], methods=["plain"])
+
+
+def test_mistakes_are_sentences(tiny_spec: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"unknown method 'ful'; did you mean 'full'\?"):
+        cases([source(tiny_spec)], methods=["ful"])
+    with pytest.raises(UserError, match=r"Two specs are called 'tiny'; give one another `name`"):
+        cases([source(tiny_spec), source(tiny_spec)])
+    listed = {**tiny_spec, "noise": {"list": "images.csv"}}
+    with pytest.raises(UserError, match=r"the noise protocol 'list' has no ratio; leave --ratios out"):
+        spec_of(cases([source(listed)], [0.1])[0], registry())
+    tiny_spec["stages"][1]["itertions"] = 3
+    with pytest.raises(SpecError, match=r"spec\.yaml:\d+: unknown key 'itertions'"):
+        spec_of(cases([source(tiny_spec)], methods=["plain"])[0], registry())
+
+
+def test_the_command_runs_the_parts_and_prints_one_table(
+    tiny_spec: dict[str, Any], project: Any, meds: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = project.write(tiny_spec)
+    done = meds("compare", path, "--methods", "full", "--seeds", "0,1", "--runs-dir", tmp_path / "runs")
+    assert done.code == 0, done.err
+    assert "2 of 2: " in done.out
+    assert "Comparison (percent, means over 2 seeds)" in done.out
+    again = meds("compare", path, "--methods", "full", "--seeds", "1", "--runs-dir", tmp_path / "runs", "--json")
+    (row,) = json.loads(again.out)
+    directory = tmp_path / "runs" / "tiny-full-seed-1"
+    metrics = json.loads((directory / "metrics.json").read_text())
+    assert row["image_auroc"] == metrics["mean"]["image_auroc"]
+    assert (row["run"], row["method"], row["seed"], row["noise"]) == (str(directory), "full", 1, 0.25)
+    events = [json.loads(line) for line in (directory / "events.jsonl").read_text().splitlines()]
+    assert sum(event["event"] == "before_stage" for event in events) == 4
+    last = {line.split(",")[2]: line.split(",") for line in (directory / "selection.csv").read_text().splitlines()[1:]}
+    injected, selected = (sum(int(line[column]) for line in last.values()) for column in (8, 3))
+    assert row["injected_selected"] == pytest.approx(injected / selected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--ratios", "half"), "--ratios half: give numbers of at least 0 separated by commas, for example 0,0.1,0.4."),
+        (("--seeds", "0,-1"), "--seeds 0,-1: give numbers of at least 0 separated by commas, for example 0,1,2."),
+        (("--methods", "palin"), "unknown method 'palin'; did you mean 'plain'?"),
+    ],
+)
+def test_the_command_tells_mistakes(
+    tiny_spec: dict[str, Any], project: Any, meds: Callable[..., Any], arguments: tuple[str, ...], sentence: str
+) -> None:
+    done = meds("compare", project.write(tiny_spec), *arguments)
+    assert done.code == 2
+    assert sentence in done.said
