@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_BLOCK = 1024
+from .nearest import NearestVectors
 
 
 def balanced_cross_entropy(logits: Tensor, anomalous: Tensor) -> Tensor:
@@ -15,19 +15,16 @@ def balanced_cross_entropy(logits: Tensor, anomalous: Tensor) -> Tensor:
     return torch.stack([side.mean() if side.numel() else side.sum() for side in sides]).sum()
 
 
-def mutual_pairs(vectors: Tensor) -> Tensor:
-    """Pairs of vectors [Q, D] that are each other's nearest other vector, int64 [K, 2], the smaller number first."""
-    if len(vectors) < 2:
-        return torch.zeros(0, 2, dtype=torch.int64, device=vectors.device)
-    centred = vectors - vectors.mean(dim=0)
-    norms = centred.square().sum(dim=1)
-    nearest = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
-    for start in range(0, len(vectors), _BLOCK):
-        stop = min(start + _BLOCK, len(vectors))
-        partial = torch.addmm(norms, centred[start:stop], centred.T, alpha=-2)
-        partial[torch.arange(stop - start), torch.arange(start, stop)] = torch.inf
-        nearest[start:stop] = partial.argmin(dim=1)
+def mutual_pairs(vectors: Tensor, coarse: bool = False) -> Tensor:
+    """Pairs of vectors [Q, D] that are each other's nearest other vector, int64 [K, 2], the smaller number first.
+
+    `coarse`: see `NearestVectors`.
+    """
     numbers = torch.arange(len(vectors), device=vectors.device)
+    if len(vectors) < 2:
+        return numbers.new_zeros(0, 2)
+    _, places = NearestVectors(vectors, coarse).find(vectors, 1, own=numbers)
+    nearest = places[:, 0]
     first = (nearest[nearest] == numbers) & (numbers < nearest)
     return torch.stack([numbers[first], nearest[first]], dim=1)
 

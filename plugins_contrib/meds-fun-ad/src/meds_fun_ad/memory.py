@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from . import FunADOptions
-
-_QUERIES = 1024
-_VECTORS = 4096
+from .nearest import NearestVectors
 
 
 class PseudoLabels(NamedTuple):
@@ -41,39 +39,15 @@ def unit_range(values: Tensor) -> Tensor:
     return (values - low) / (high - low) if bool(high > low) else torch.zeros_like(values)
 
 
-def memory_distances(patches: Tensor, memory: Tensor, zero_below: float) -> Tensor:
+def memory_distances(patches: Tensor, memory: Tensor, zero_below: float, coarse: bool = False) -> Tensor:
     """Squared distance of each patch [Q, D] to the nearest vector of a memory [M, D] that is not the patch itself, [Q].
 
     Distances below `zero_below` count as 0. A patch whose nearest is at 0 is taken to have found itself, and the second
-    nearest counts, as published. If the memory has a single vector, the first counts.
+    nearest counts, as published. If the memory has a single vector, the first counts. `coarse`: see `NearestVectors`.
     """
-    nearest = two_nearest(patches, memory)
+    nearest, _ = NearestVectors(memory, coarse).find(patches, 2)
     nearest = torch.where(nearest < zero_below, 0.0, nearest)
     return torch.where(nearest[:, 0] == 0, nearest[:, -1], nearest[:, 0])
-
-
-def two_nearest(queries: Tensor, vectors: Tensor) -> Tensor:
-    """The two smallest squared distances [Q, 2] of queries [Q, D] to vectors [M, D], ascending; [Q, 1] if M is 1."""
-    centre = vectors.mean(dim=0)
-    centred = vectors - centre
-    norms = centred.square().sum(dim=1)
-    count = min(2, len(vectors))
-    found = []
-    for part in queries.split(_QUERIES):
-        moved = part - centre
-        values = torch.empty(len(part), 0, device=part.device)
-        places = torch.empty(len(part), 0, dtype=torch.int64, device=part.device)
-        for start in range(0, len(vectors), _VECTORS):
-            stop = min(start + _VECTORS, len(vectors))
-            partial = torch.addmm(norms[start:stop], moved, centred[start:stop].T, alpha=-2)
-            best = partial.topk(min(count, stop - start), dim=1, largest=False)
-            values = torch.cat([values, best.values], dim=1)
-            places = torch.cat([places, best.indices + start], dim=1)
-            kept = values.topk(min(count, values.shape[1]), dim=1, largest=False).indices
-            values, places = values.gather(1, kept), places.gather(1, kept)
-        # Sums of large numbers found the vectors; whether a distance is nothing needs the difference itself.
-        found.append((vectors[places] - part[:, None]).square().sum(dim=2))
-    return torch.cat(found).sort(dim=1).values
 
 
 def pseudo_labels(distances: Tensor, options: FunADOptions) -> PseudoLabels:

@@ -40,4 +40,5 @@ class LocalNetwork(nn.Module):
 
     def logits(self, adapted: Tensor) -> Tensor:
         """Logits float32 [...] of the anomaly score of adapted features [..., D]."""
-        return self.discriminator(adapted)[..., 0].float()  # type: ignore[no-any-return]
+        logits: Tensor = self.discriminator(adapted)[..., 0].float()
+        return logits

@@ -35,6 +35,8 @@ class Trainer:
         self.batch_size = min(options.batch_size, count)
         self.iterations = options.epochs * (count // self.batch_size)
         self.scores = torch.zeros(count, device=data.patches.device)
+        with training.autocast():
+            self.coarse = torch.is_autocast_enabled(data.patches.device.type)
 
     def train(self) -> None:
         """All iterations, from the newest checkpoint on if there is one.
@@ -92,13 +94,13 @@ class Trainer:
             adapted = network.adapt(features)
             logits = network.logits(adapted)
         vectors = adapted.detach().float()
-        distances = memory_distances(vectors.flatten(0, 1), memory, options.zero_below)
+        distances = memory_distances(vectors.flatten(0, 1), memory, options.zero_below, self.coarse)
         labels = pseudo_labels(distances.view(logits.shape), options)
         noisy_logits, noisy_vectors = self._with_noise(features, labels.noised, logits, vectors, generator)
         loss = balanced_cross_entropy(noisy_logits, labels.anomalous)
         if options.noise_in_place:
             logits, vectors = noisy_logits, noisy_vectors
-        pairs = mutual_pairs(vectors.flatten(0, 1))
+        pairs = mutual_pairs(vectors.flatten(0, 1), self.coarse)
         return loss + options.smoothness_weight * mutual_smoothness(logits.sigmoid().flatten(), pairs)
 
     def _with_noise(
