@@ -9,8 +9,8 @@ from typing import Any
 from meds.core.data import Sample
 from meds.core.errors import UserError
 from meds.core.feature_cache import FeatureCache
-from meds.core.partitions import partitions_of
 from meds.core.images import resize_and_crop
+from meds.core.partitions import partitions_of
 from meds.core.pipeline import Pipeline
 from meds.core.stage import Reporter, Scorer, SilentReporter, StageContext
 from meds.core.store import Artifact, ArtifactWriter, NoOutput

@@ -54,9 +54,9 @@ class TrainingFeatures:
                 bar.advance(len(positions))
 
     def images(self, positions: Sequence[int]) -> Tensor:
-        """The images at these positions as the encoder sees them but for its mean and std, uint8 [n, S, S, 3], on the CPU.
+        """The images at these positions, resized and cut for the encoder but not normalised, uint8 [n, S, S, 3].
 
-        They are read from the data set every time: for statements about pixels, which features cannot make.
+        They are on the CPU and read from the data set every time: for what must be said of pixels, not of features.
         """
         return torch.stack([torch.from_numpy(self._context.read_image(self._samples[i])) for i in positions])
 

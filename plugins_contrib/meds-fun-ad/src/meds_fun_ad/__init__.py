@@ -16,7 +16,7 @@ class FunADOptions(Options):
     layers: list[str] | None = Field(
         default=None,
         min_length=1,
-        description="Backbone layers whose patches are joined. Default: a ViT's final one, a CNN's at strides 8 and 16.",
+        description="Backbone layers whose patches are joined. Default: a ViT's final one, a CNN's at strides 8, 16.",
     )
     grid: int | None = Field(
         default=None,
@@ -59,15 +59,17 @@ class FunADOptions(Options):
         description="Squared distances to the memory below this count as 0, and a patch at 0 as the patch itself.",
     )
     threshold: float = Field(
-        default=0.5, gt=0, lt=1, description="Patches whose distance, brought to 0..1 over the batch, is above this are "
-        "taken for anomalous."
+        default=0.5,
+        gt=0,
+        lt=1,
+        description="Patches whose distance, brought to 0..1 over the batch, is above this are taken for anomalous.",
     )
     noise_threshold: float = Field(
         default=0.9, ge=0, le=1, description="Of these, noise is added to those whose distance is below this."
     )
     noise_in_place: bool = Field(
         default=False,
-        description="Let the noise reach the features of the smoothness term too, as the published code does by mistake.",
+        description="Let the noise reach the smoothness term too, as the published code does by mistake.",
     )
     smoothness_weight: float = Field(default=2.5, ge=0, description="Weight of the mutual smoothness.")
 

@@ -50,7 +50,7 @@ def layers_of(options: FunADOptions, backbone: Backbone) -> tuple[str, ...]:
 
 
 class Joined(NamedTuple):
-    """Patches float32 [B, P, C] and the vector of each image [B, G]; a patch's feature is the vector, then the patch."""
+    """Patches float32 [B, P, C] and the vector of each image [B, G]; a feature is the vector, then the patch."""
 
     patches: Tensor
     images: Tensor

@@ -24,13 +24,9 @@ class Trainer:
     All that is random follows from the seed, the epoch and the iteration, so that a checkpoint holds no random state.
     """
 
-    def __init__(
-        self, network: LocalNetwork, data: Joined, training: TrainingFeatures, options: FunADOptions
-    ) -> None:
+    def __init__(self, network: LocalNetwork, data: Joined, training: TrainingFeatures, options: FunADOptions) -> None:
         self.network, self.data, self.training, self.options = network, data, training, options
-        self.optimiser = torch.optim.RMSprop(
-            network.parameters(), lr=options.learning_rate, momentum=options.momentum
-        )
+        self.optimiser = torch.optim.RMSprop(network.parameters(), lr=options.learning_rate, momentum=options.momentum)
         count = len(data.patches)
         self.batch_size = min(options.batch_size, count)
         self.iterations = options.epochs * (count // self.batch_size)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from meds.api import Backbone, Detector, EvaluationDefaults, Scores, SelectionError, TrainingFeatures
+from meds.api import Backbone, Detector, EvaluationDefaults, PluginError, Scores, TrainingFeatures
 
 from . import InReaChOptions
 from .channels import Members, find_members, long_enough, near_the_mean
@@ -42,7 +42,7 @@ class InReaCh(Detector):
         """Choose and keep the memory of each class, then score the training images without their own patches.
 
         Raises:
-            SelectionError: a class has no patches that images agree on.
+            PluginError: a class has no patches that images agree on.
         """
         classes = training.classes.unique().tolist()
         saved = training.checkpoints.load() or {}
@@ -106,7 +106,7 @@ class InReaCh(Detector):
         kept = long_enough(members, options.min_channel_length).patches.unique()
         per_image = self._embedding.grid[0] * self._embedding.grid[1]
         if len((kept // per_image).unique()) < 2:
-            raise SelectionError(
+            raise PluginError(
                 f"The detector 'inreach' found no patches that more than {options.min_channel_length} of "
                 f"{len(images)} training images of a class agree on: use more images, a coarser 'grid', a smaller "
                 "'min_channel_length' or a larger 'max_channel_std'."
@@ -116,9 +116,7 @@ class InReaCh(Detector):
     def _gathered(self, images: ClassImages, kept: Tensor) -> PatchMemory:
         per_image = self._embedding.grid[0] * self._embedding.grid[1]
         owners = kept // per_image
-        parts = [
-            values[kept[owners == number] - number * per_image] for number, values in images.patches("memory")
-        ]
+        parts = [values[kept[owners == number] - number * per_image] for number, values in images.patches("memory")]
         return PatchMemory(torch.cat(parts), owners)
 
     def _score_training(

@@ -68,21 +68,20 @@ class PatchEmbedding:
         self.width = options.channels or min(LARGEST_WIDTH, sum(layer.channels for layer in layers))
         self._side, inner = options.neighbourhood, options.layer_channels
         together = pooling_matrix(self.width, len(layers) * inner)
-        self._kernels: list[Tensor] = []
+        self._parts: list[tuple[slice, Tensor]] = []
         for index, layer in enumerate(layers):
-            alone = pooling_matrix(inner, layer.channels * self._side**2)
-            weights = together[:, index * inner : (index + 1) * inner] @ alone
-            self._kernels.append(weights.view(self.width, layer.channels, self._side, self._side))
+            share = together[:, index * inner : (index + 1) * inner]
+            used = share.any(dim=1).nonzero()[:, 0]
+            rows = slice(int(used[0]), int(used[-1]) + 1)
+            kernel = share[rows] @ pooling_matrix(inner, layer.channels * self._side**2)
+            self._parts.append((rows, kernel.view(-1, layer.channels, self._side, self._side)))
 
     def __call__(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps [B, C_i, H_i, W_i] -> patch vectors float32 [B, positions row by row, width]."""
-        self._kernels = [kernel.to(maps[0].device) for kernel in self._kernels]
+        self._parts = [(rows, kernel.to(maps[0].device)) for rows, kernel in self._parts]
         result = torch.zeros(len(maps[0]), self.width, *self.grid, device=maps[0].device)
-        for values, kernel in zip(maps, self._kernels, strict=True):
-            rows = kernel.flatten(1).any(dim=1).nonzero()[:, 0]
-            first, end = int(rows[0]), int(rows[-1]) + 1
-            pooled = F.conv2d(values.float(), kernel[first:end], padding=self._side // 2)
-            result[:, first:end] += self._on_grid(pooled)
+        for values, (rows, kernel) in zip(maps, self._parts, strict=True):
+            result[:, rows] += self._on_grid(F.conv2d(values.float(), kernel, padding=self._side // 2))
         return result.flatten(2).transpose(1, 2).contiguous()
 
     def _on_grid(self, values: Tensor) -> Tensor:
@@ -95,5 +94,10 @@ class PatchEmbedding:
 
 
 def pooling_matrix(outputs: int, inputs: int) -> Tensor:
-    """Adaptive mean pooling of `inputs` numbers to `outputs` as a matrix, float32 [outputs, inputs]."""
-    return F.adaptive_avg_pool1d(torch.eye(inputs)[:, None], outputs)[:, 0].T.contiguous()
+    """Adaptive mean pooling as a matrix, float32 [outputs, inputs].
+
+    Output i is the mean of the inputs from floor(i * inputs / outputs) to before ceil((i + 1) * inputs / outputs).
+    """
+    output, place = torch.arange(outputs)[:, None], torch.arange(inputs)
+    first, end = output * inputs // outputs, -(-(output + 1) * inputs // outputs)
+    return ((place >= first) & (place < end)) / (end - first)
