@@ -51,7 +51,7 @@ class FunAD(Detector):
         """Anomaly scores of patches, 0 to 1; the classes do not matter."""
         with torch.no_grad():
             logits = self.network.logits(self.network.adapt(self._reader.read(features)))
-        return Scores([logits.sigmoid().unflatten(1, self._reader.grid)])
+        return Scores([logits.sigmoid().view(-1, *self._reader.grid)])
 
     def state(self) -> dict[str, Tensor]:
         """The network's parameters, and `mean` and `std` [C] of the patches if they are standardised."""

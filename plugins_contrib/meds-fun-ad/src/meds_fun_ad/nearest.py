@@ -29,7 +29,7 @@ class NearestVectors:
         places = torch.cat(
             [
                 self._search(part, wanted, None if own is None else own[start : start + _QUERIES])
-                for start, part in zip(range(0, len(queries), _QUERIES), queries.split(_QUERIES), strict=True)
+                for start, part in zip(range(0, len(queries), _QUERIES), torch.split(queries, _QUERIES), strict=True)
             ]
         )
         distances = self._distances(queries, places).sort(dim=1, stable=True)
@@ -55,7 +55,7 @@ class NearestVectors:
     def _distances(self, queries: Tensor, places: Tensor) -> Tensor:
         found = [
             (self._vectors[rows] - part[:, None]).square().sum(dim=2)
-            for part, rows in zip(queries.split(_QUERIES), places.split(_QUERIES), strict=True)
+            for part, rows in zip(torch.split(queries, _QUERIES), torch.split(places, _QUERIES), strict=True)
         ]
         return torch.cat(found)
 

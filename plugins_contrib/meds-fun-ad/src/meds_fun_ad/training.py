@@ -61,7 +61,7 @@ class Trainer:
                 "smaller 'learning_rate'."
             )
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         return loss.item()
 

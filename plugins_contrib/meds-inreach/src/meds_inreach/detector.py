@@ -44,7 +44,7 @@ class InReaCh(Detector):
         Raises:
             PluginError: a class has no patches that images agree on.
         """
-        classes = training.classes.unique().tolist()
+        classes = torch.unique(training.classes).tolist()
         saved = training.checkpoints.load() or {}
         images, kept = {}, {}
         for index in classes:
@@ -103,9 +103,9 @@ class InReaCh(Detector):
         members = long_enough(members, options.min_channel_length)
         distances, norms = distances_to_mean(images, members)
         members = near_the_mean(members, distances, norms, options.max_channel_std, options.spread)
-        kept = long_enough(members, options.min_channel_length).patches.unique()
+        kept: Tensor = torch.unique(long_enough(members, options.min_channel_length).patches)
         per_image = self._embedding.grid[0] * self._embedding.grid[1]
-        if len((kept // per_image).unique()) < 2:
+        if len(torch.unique(kept // per_image)) < 2:
             raise PluginError(
                 f"The detector 'inreach' found no patches that more than {options.min_channel_length} of "
                 f"{len(images)} training images of a class agree on: use more images, a coarser 'grid', a smaller "
@@ -127,7 +127,8 @@ class InReaCh(Detector):
         maps: Tensor,
     ) -> Tensor:
         """Maps [n, H, W] of the training images in their order; `maps` are those that a killed fit has left."""
-        done, order = list(maps), []
+        done = list(maps)
+        order: list[int] = []
         for index, members in images.items():
             skipped = min(max(len(done) - len(order), 0), len(members))
             order += members.positions
@@ -144,7 +145,7 @@ class InReaCh(Detector):
 
 def distances_to_mean(images: ClassImages, members: Members) -> tuple[Tensor, Tensor]:
     """Distance of every member to the mean of its channel, and the length of that mean, both [m]."""
-    used, compact = members.channels.unique(return_inverse=True)
+    used, compact = torch.unique(members.channels, return_inverse=True)
     lengths = torch.bincount(compact, minlength=len(used))[:, None]
     sums: Tensor | None = None
     for rows, vectors in _by_image(images, members, "means of channels"):
