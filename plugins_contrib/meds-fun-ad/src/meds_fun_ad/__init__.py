@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 
 from meds.api import Options, Plugin, hookimpl
 
+MEDS_API = 1
+
 
 class FunADOptions(Options):
     """Options of FUN-AD (Im et al., WACV 2025)."""

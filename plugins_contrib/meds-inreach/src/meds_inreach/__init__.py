@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 
 from meds.api import Options, Plugin, hookimpl
 
+MEDS_API = 1
+
 
 class InReaChOptions(Options):
     """Options of InReaCh (McIntosh and Albu, ICCV 2023)."""

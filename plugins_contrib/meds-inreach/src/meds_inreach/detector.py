@@ -94,6 +94,10 @@ class InReaCh(Detector):
     def _embedding(self) -> PatchEmbedding:
         return PatchEmbedding(self.options, self.layers)
 
+    @property
+    def _per_image(self) -> int:
+        return self._embedding.grid[0] * self._embedding.grid[1]
+
     def _agreed(self, images: ClassImages) -> Tensor:
         """The patches of a class that its images agree on, ascending int64 [M]."""
         options = self.options
@@ -104,8 +108,7 @@ class InReaCh(Detector):
         distances, norms = distances_to_mean(images, members)
         members = near_the_mean(members, distances, norms, options.max_channel_std, options.spread)
         kept: Tensor = torch.unique(long_enough(members, options.min_channel_length).patches)
-        per_image = self._embedding.grid[0] * self._embedding.grid[1]
-        if len(torch.unique(kept // per_image)) < 2:
+        if len(torch.unique(kept // self._per_image)) < 2:
             raise PluginError(
                 f"The detector 'inreach' found no patches that more than {options.min_channel_length} of "
                 f"{len(images)} training images of a class agree on: use more images, a coarser 'grid', a smaller "
@@ -114,9 +117,10 @@ class InReaCh(Detector):
         return kept
 
     def _gathered(self, images: ClassImages, kept: Tensor) -> PatchMemory:
-        per_image = self._embedding.grid[0] * self._embedding.grid[1]
-        owners = kept // per_image
-        parts = [values[kept[owners == number] - number * per_image] for number, values in images.patches("memory")]
+        owners = kept // self._per_image
+        parts = [
+            values[kept[owners == number] - number * self._per_image] for number, values in images.patches("memory")
+        ]
         return PatchMemory(torch.cat(parts), owners)
 
     def _score_training(
