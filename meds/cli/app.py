@@ -182,6 +182,19 @@ def export(
 
 
 @app.command()
+def rank(
+    run: RunPath,
+    top: Annotated[int, typer.Option("--top", min=1, help="Number of images with pictures.")] = 100,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The page; default: RUN/ranking.html.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The training images to look at, worst first: a table, a contact sheet, and how far down to look."""
+    from meds.cli.rank import rank_run
+
+    rank_run(run, top, output, as_json)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of a spec, installed plugins included."""
     from meds.cli.schema import print_schema

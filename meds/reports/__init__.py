@@ -1,0 +1,1 @@
+"""Pages about finished runs that need nothing but a browser."""
