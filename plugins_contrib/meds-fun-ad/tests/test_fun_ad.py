@@ -26,6 +26,7 @@ from meds_fun_ad.network import LocalNetwork
 from meds_fun_ad.training import Trainer
 
 from meds.api import Backbone, DataError, Layer, MedsError, PluginError, Preprocessing, derive_seed
+from meds.testing import DetectorKit
 
 
 def trainer(folder: Path, count: int = 9, **changes: Any) -> Trainer:
@@ -217,3 +218,11 @@ def test_layers_that_cannot_serve_are_refused(options: dict[str, Any], sentence:
 def test_a_class_token_that_is_not_there_is_refused() -> None:
     with pytest.raises(PluginError, match="has no class token: set the option 'image_vector'"):
         layers_of(FunADOptions(image_vector="class-token"), encoder(*CNN_LAYERS, family="cnn"))
+
+
+class TestContract(DetectorKit):
+    """Every check of the contract for detectors."""
+
+    name = "fun-ad"
+    options = {"epochs": 2, "batch_size": 4, "hidden": (16, 8)}
+    backbones = ("cnn", "vit")

@@ -14,6 +14,7 @@ from meds_inreach.detector import InReaCh
 from torch import Tensor
 
 from meds.api import PluginError
+from meds.testing import DetectorKit
 
 
 def fitted(folder: Path, maps: list[Tensor], classes: list[int] | None = None, **options: Any) -> InReaCh:
@@ -146,3 +147,11 @@ def test_a_stopped_fit_goes_on_and_ends_in_the_same_bits(tmp_path: Path, monkeyp
 def test_images_that_agree_on_nothing_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(PluginError, match="found no patches that more than 3 of 3 training images of a class agree on"):
         fitted(tmp_path, maps_of(3))
+
+
+class TestContract(DetectorKit):
+    """Every check of the contract for detectors; the kit's images are few, and channels of two must do."""
+
+    name = "inreach"
+    options = {"min_channel_length": 1, "seeds": 4}
+    backbones = ("cnn", "vit")

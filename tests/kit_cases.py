@@ -1,0 +1,44 @@
+"""Runs one check of a kit on a class that no package has registered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from meds.core.registry import Options, Plugin, Registration, Registry
+from meds.testing.base import Kit
+from meds.testing.registries import with_encoders
+
+
+@dataclass(frozen=True)
+class Direct(Registration):
+    """A registration that has its class already."""
+
+    found: Any = None
+
+    def load(self) -> Any:
+        return self.found
+
+
+def registry_with(kind: str, found: Any, options: Any = Options, summary: str = "A plugin for a test.") -> Registry:
+    """All installed plugins and one more, called "broken"."""
+    registry = Registry()
+    registry._by_kind = {name: dict(plugins) for name, plugins in with_encoders()._by_kind.items()}
+    plugin = Plugin("broken", options, f"{__name__}:Direct", summary)
+    registry._by_kind[kind]["broken"] = Direct(kind, plugin, "somebody", "1", found)
+    return registry
+
+
+def kit_of(base: type[Kit], found: Any, model: Any = Options, **attributes: Any) -> Any:
+    """A kit for that class; `attributes` are the kit's own."""
+    known = registry_with(base.kind, found, model)
+    values = {"__module__": __name__, "__test__": False, "name": "broken", "registry": lambda self: known}
+    return type(base.__name__, (base,), {**values, **attributes})()
+
+
+def caught(base: type[Kit], found: Any, check: str, sentence: str, model: Any = Options, **attributes: Any) -> None:
+    """The check fails, and says why in these words (a regular expression)."""
+    with pytest.raises(AssertionError, match=sentence):
+        getattr(kit_of(base, found, model, **attributes), check)()
