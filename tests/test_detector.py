@@ -143,6 +143,14 @@ def test_stages_that_need_a_network_say_so_before_anything_runs(
     assert not (project.root / "run" / "run.json").exists()
 
 
+@pytest.mark.parametrize("recipe", ["paper", "released"])
+def test_a_recipe_is_not_an_option_that_detectors_refuse(
+    tiny_spec: dict[str, Any], plugged: Registry, project: Any, recipe: str
+) -> None:
+    metrics = run(tiny_spec, plugged, project.root / "run", recipe=recipe)
+    assert metrics["mean"]
+
+
 def test_memory_alone_needs_no_student_s_targets(tiny_spec: dict[str, Any], plugged: Registry, project: Any) -> None:
     metrics = run(
         tiny_spec, plugged, project.root / "run", stages=[{"type": "memory", "features": "final"}, {"type": "evaluate"}]

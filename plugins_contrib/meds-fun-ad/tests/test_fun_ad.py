@@ -19,7 +19,7 @@ from fun_ad_cases import (
     published_loss,
     published_scores,
 )
-from meds_fun_ad import FunADOptions
+from meds_fun_ad import FunADOptions, meds_students
 from meds_fun_ad.detector import FunAD
 from meds_fun_ad.features import Joined, layers_of
 from meds_fun_ad.network import LocalNetwork
@@ -218,6 +218,12 @@ def test_layers_that_cannot_serve_are_refused(options: dict[str, Any], sentence:
 def test_a_class_token_that_is_not_there_is_refused() -> None:
     with pytest.raises(PluginError, match="has no class token: set the option 'image_vector'"):
         layers_of(FunADOptions(image_vector="class-token"), encoder(*CNN_LAYERS, family="cnn"))
+
+
+def test_the_released_recipe_is_made_of_options() -> None:
+    (plugin,) = meds_students()
+    changed = FunADOptions(**plugin.recipes["released"]).model_dump(exclude_defaults=True)
+    assert changed == plugin.recipes["released"]
 
 
 class TestContract(DetectorKit):

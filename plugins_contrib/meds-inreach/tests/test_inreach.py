@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from inreach_cases import LAYERS, SMALL, Training, maps_of, published_channels, published_kept, published_patches
-from meds_inreach import InReaChOptions
+from meds_inreach import InReaChOptions, meds_students
 from meds_inreach.detector import InReaCh
 from torch import Tensor
 
@@ -147,6 +147,12 @@ def test_a_stopped_fit_goes_on_and_ends_in_the_same_bits(tmp_path: Path, monkeyp
 def test_images_that_agree_on_nothing_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(PluginError, match="found no patches that more than 3 of 3 training images of a class agree on"):
         fitted(tmp_path, maps_of(3))
+
+
+def test_the_released_recipe_is_made_of_options() -> None:
+    (plugin,) = meds_students()
+    changed = InReaChOptions(**plugin.recipes["released"]).model_dump(exclude_defaults=True)
+    assert changed == plugin.recipes["released"]
 
 
 class TestContract(DetectorKit):
