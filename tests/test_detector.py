@@ -7,11 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from meds.api import Detector, EvaluationDefaults, Options, Plugin, Scores, TrainingFeatures, hookimpl
+from meds.core.context import stage_context
 from meds.core.errors import PluginError
 from meds.core.pipeline import Pipeline
 from meds.core.registry import Registry, load_registry
@@ -140,8 +143,28 @@ def test_stages_that_need_a_network_say_so_before_anything_runs(
     assert not (project.root / "run" / "run.json").exists()
 
 
+@pytest.mark.parametrize("recipe", ["paper", "released"])
+def test_a_recipe_is_not_an_option_that_detectors_refuse(
+    tiny_spec: dict[str, Any], plugged: Registry, project: Any, recipe: str
+) -> None:
+    metrics = run(tiny_spec, plugged, project.root / "run", recipe=recipe)
+    assert metrics["mean"]
+
+
 def test_memory_alone_needs_no_student_s_targets(tiny_spec: dict[str, Any], plugged: Registry, project: Any) -> None:
     metrics = run(
         tiny_spec, plugged, project.root / "run", stages=[{"type": "memory", "features": "final"}, {"type": "evaluate"}]
     )
     assert metrics["ranking"]["mean"]
+
+
+def test_a_detector_may_look_at_the_images(tiny_spec: dict[str, Any], plugged: Registry, tmp_path: Path) -> None:
+    tiny_spec["dataset"]["image_size"] = 96
+    tiny_spec["backbone"]["resize"] = 80
+    pipeline = Pipeline(resolve_spec(SpecSource("spec", {**tiny_spec, "stages": [{"type": "fit"}]}), plugged), plugged)
+    context = stage_context(pipeline, "fit", work=tmp_path)
+    seen = TrainingFeatures(context, pipeline.data.train, "all").images([5, 0])
+    for pixels, sample in zip(seen, (pipeline.data.train[5], pipeline.data.train[0]), strict=True):
+        whole = Image.fromarray(pipeline.dataset.read_image(sample.record))
+        small = whole.resize((80, 80), Image.Resampling.BILINEAR).crop((8, 8, 72, 72))
+        assert np.array_equal(pixels.numpy(), np.asarray(small))

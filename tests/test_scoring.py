@@ -110,6 +110,13 @@ def test_pixel_map_resizes_each_group_then_the_mean(resize: int | None, align_co
     np.testing.assert_allclose(scoring.pixel_map(groups, how)[0], wanted, atol=1e-6)
 
 
+def test_pixel_map_can_keep_the_steps_of_the_patches() -> None:
+    groups = [drawn(1, 2, 2, seed=1), drawn(1, 3, 3, seed=2)]
+    how = EvaluationDefaults(map_size=12, resize=6, upsampling="nearest")
+    wanted = np.mean([np.kron(g[0].numpy(), np.ones((12 // len(g[0]),) * 2)) for g in groups], axis=0)
+    np.testing.assert_allclose(scoring.pixel_map(groups, how)[0], wanted, atol=1e-6)
+
+
 def test_image_score_is_the_maximum_or_the_mean_of_the_largest() -> None:
     maps = torch.arange(200.0).reshape(2, 10, 10)
     assert scoring.image_scores(maps, EvaluationDefaults(image_score="max")).tolist() == [99, 199]

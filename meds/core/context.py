@@ -9,6 +9,7 @@ from typing import Any
 from meds.core.data import Sample
 from meds.core.errors import UserError
 from meds.core.feature_cache import FeatureCache
+from meds.core.images import resize_and_crop
 from meds.core.partitions import partitions_of
 from meds.core.pipeline import Pipeline
 from meds.core.stage import Reporter, Scorer, SilentReporter, StageContext
@@ -46,6 +47,9 @@ def stage_context(
     def read_mask(sample: Sample) -> Any:
         return pipeline.dataset.read_mask(sample.record)
 
+    def read_image(sample: Sample) -> Any:
+        return resize_and_crop(pipeline.dataset.read_image(sample.record), pipeline.backbone.preprocessing)
+
     return StageContext(
         name=name,
         seed=pipeline.spec.seed,
@@ -64,4 +68,5 @@ def stage_context(
         emit=emit,
         scorer_of=scorer_of,
         read_mask=read_mask,
+        read_image=read_image,
     )

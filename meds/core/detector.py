@@ -53,6 +53,13 @@ class TrainingFeatures:
                 yield positions, self.read(positions)
                 bar.advance(len(positions))
 
+    def images(self, positions: Sequence[int]) -> Tensor:
+        """The images at these positions, resized and cut for the encoder but not normalised, uint8 [n, S, S, 3].
+
+        They are on the CPU and read from the data set every time: for what must be said of pixels, not of features.
+        """
+        return torch.stack([torch.from_numpy(self._context.read_image(self._samples[i])) for i in positions])
+
     def bar(self, title: str, total: int) -> AbstractContextManager[ProgressBar]:
         """A progress bar for a step of the fit."""
         return self._context.reporter.bar(f"{self._context.name} ({self._name}): {title}", total)

@@ -20,7 +20,8 @@ class EvaluationDefaults:
     """How a student's paper turns score maps into figures.
 
     Each group's map is resized to `resize` (None: `map_size` at once) with align_corners as given and
-    averaged, then resized to `map_size` with align_corners=False, then smoothed. `smoothing` is "none",
+    averaged, then resized to `map_size` with align_corners=False, then smoothed. `upsampling` is "bilinear", or
+    "nearest": maps keep their steps, and align_corners says nothing. `smoothing` is "none",
     "gaussian" (scipy's gaussian_filter, reflecting borders) or "gaussian5" (a 5x5 kernel with zero
     padding), with `sigma` in pixels. `image_score` is "max", the mean of the largest `top_fraction` of the
     pixels ("top"), the largest mean of a square of `pool_window` pixels a side that lies wholly on the map
@@ -32,6 +33,7 @@ class EvaluationDefaults:
     map_size: int = 256
     resize: int | None = None
     align_corners: bool = True
+    upsampling: Literal["bilinear", "nearest"] = "bilinear"
     smoothing: Literal["none", "gaussian", "gaussian5"] = "gaussian"
     sigma: float = 4.0
     image_score: ImageScore = "max"

@@ -48,20 +48,27 @@ def mean_over_groups(maps: Sequence[Tensor]) -> Tensor:
     return torch.stack([resize_map(m, finest) for m in maps]).mean(dim=0)
 
 
-def resize_map(maps: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
-    """Bilinear resize of maps [B, H, W] to `size`; maps that have the size already are returned as they are."""
+def resize_map(
+    maps: Tensor,
+    size: Sequence[int],
+    align_corners: bool = False,
+    upsampling: Literal["bilinear", "nearest"] = "bilinear",
+) -> Tensor:
+    """Maps [B, H, W] resized to `size`; those that have the size already are returned as they are."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
-    resized = F.interpolate(maps[:, None], size=tuple(size), mode="bilinear", align_corners=align_corners)
+    corners = align_corners if upsampling == "bilinear" else None
+    resized = F.interpolate(maps[:, None], size=tuple(size), mode=upsampling, align_corners=corners)
     return resized[:, 0]
 
 
 def pixel_map(maps: Sequence[Tensor], evaluation: EvaluationDefaults) -> Tensor:
     """Maps of the groups -> one map [B, S, S] at the evaluation's size, not yet smoothed."""
     first = evaluation.resize or evaluation.map_size
-    resized = [resize_map(m.float(), (first, first), evaluation.align_corners) for m in maps]
+    mode = evaluation.upsampling
+    resized = [resize_map(m.float(), (first, first), evaluation.align_corners, mode) for m in maps]
     mean = torch.stack(resized).mean(dim=0)
-    return resize_map(mean, (evaluation.map_size, evaluation.map_size))
+    return resize_map(mean, (evaluation.map_size, evaluation.map_size), upsampling=mode)
 
 
 def smooth(maps: Tensor, evaluation: EvaluationDefaults) -> Tensor:

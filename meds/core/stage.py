@@ -98,6 +98,7 @@ class StageContext:
     emit: Callable[..., None]
     scorer_of: Callable[[Artifact], Scorer]
     read_mask: Callable[[Sample], Any] = field(default=lambda _: None)
+    read_image: Callable[[Sample], Any] = field(default=lambda _: None)
 
     def student_layers(self) -> tuple[str, ...]:
         """Names of the layers that the student reads."""

@@ -20,7 +20,7 @@ from meds.core.stage import Partition, Scorer, Stage, StageContext
 from meds.core.store import Artifact
 from meds.core.student import Progress, Student
 from meds.core.training import AllImages, Objective, stage_length, train, training_seconds
-from meds.stages.options import FitOptions
+from meds.stages.options import FIT_RECIPES, FitOptions
 from meds.stages.thresholds import write_held_out
 
 
@@ -48,9 +48,12 @@ class Fit(Stage):
     options: FitOptions
 
     def check_model(self, name: str, model: type[Model], backbone: Backbone) -> None:  # noqa: ARG002
-        """A detector has options of its own in place of the stage's."""
+        """A detector has options of its own in place of the stage's; what a recipe sets nobody has asked for."""
         fields = type(self.options).model_fields
-        given = sorted(key for key, value in self.options if value != fields[key].default)
+        unasked = {
+            key: [field.default, *(r[key] for r in FIT_RECIPES.values() if key in r)] for key, field in fields.items()
+        }
+        given = sorted(key for key, value in self.options if value not in unasked[key])
         if issubclass(model, Detector) and given:
             raise PluginError(
                 f"The option '{given[0]}' of the stage `fit` is for students that are trained step by step, and "
