@@ -45,7 +45,7 @@ class AnomalibOptions(Options):
 
     model: str = Field(
         description="A model of anomalib by the name of its class: " + ", ".join(sorted(MODELS)) + ".",
-        json_schema_extra={"enum": sorted(MODELS)},
+        json_schema_extra={"enum": [*sorted(MODELS)]},
     )
     init_args: dict[str, Any] = Field(
         default_factory=dict, description="Arguments of the model's constructor, as in a configuration of anomalib."
@@ -61,7 +61,7 @@ class AnomalibOptions(Options):
     )
     batch_size: int = Field(default=32, ge=1, description="Images in a training batch; anomalib's default.")
     max_epochs: int | None = Field(default=None, ge=1, description="Length of a training in epochs.")
-    max_steps: int | None = Field(default=None, ge=1, description="Length of a training in batches.")
+    max_steps: int | None = Field(default=None, ge=1, description="Length of a training in steps of its optimiser.")
     folds: int | None = Field(
         default=None,
         ge=0,

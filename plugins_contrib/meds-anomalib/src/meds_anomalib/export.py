@@ -60,6 +60,12 @@ def plan_export(run: FinishedRun) -> Export:
     defective = [image for image in run.test if image.label == 1]
     masks = [image for image in defective if image.mask is not None]
     complete = masks if len(masks) == len(defective) else []
+    strangers = [image.path for image in run.training if image.path not in run.digests]
+    if strangers:
+        raise UserError(
+            f"ranking.csv and data.csv of the run '{run.name}' do not belong together ('{strangers[0]}' is only in the "
+            "first): run the spec again."
+        )
     trained_on = {run.digests[image.path] for image in selected}
     return Export(
         run,

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import inspect
 import logging
+import random
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -53,7 +55,7 @@ class AnomalibModel:
     def __init__(self, options: AnomalibOptions, size: int, with_weights: bool = True) -> None:
         self.options, self.size = options, size
         kind = model_class(options.model)
-        with quiet():
+        with quiet(), one_seed():
             parts = {"pre_processor": _preprocessing(kind, size), "post_processor": False, "evaluator": False}
             with encoder_weights(options, with_weights):
                 self.module = _made(kind, options, {**parts, "visualizer": False})
@@ -64,7 +66,7 @@ class AnomalibModel:
         from anomalib.engine import Engine
 
         data = _training_data(images, self.options.batch_size)
-        with quiet(), tempfile.TemporaryDirectory() as folder:
+        with quiet(), one_seed(), tempfile.TemporaryDirectory() as folder:
             engine = Engine(
                 default_root_dir=folder,
                 callbacks=[_progress(bar)],
@@ -73,7 +75,13 @@ class AnomalibModel:
                 devices=1 if device.type == "cpu" else [device.index or 0],
                 **self._length(),
             )
-            engine.fit(self.module, datamodule=data)
+            try:
+                engine.fit(self.module, datamodule=data)
+            except (ValueError, RuntimeError, AssertionError) as error:
+                raise PluginError(
+                    f"anomalib's {self.options.model} cannot be fitted to these images: {error}: try another "
+                    "`backbone.image_size`, `student.batch_size` or `student.init_args`."
+                ) from error
         self.place(device)
 
     def _length(self) -> dict[str, int]:
@@ -158,10 +166,11 @@ def _check_layers(module: nn.Module, options: AnomalibOptions) -> None:
     """PluginError for a wanted layer that the encoder has not; anomalib would go on without it."""
     for part in module.modules():
         if type(part).__name__ == "TimmFeatureExtractor":
-            missing = [name for name in options.init_args.get("layers", ()) if name not in part.layers]
+            extractor: Any = part
+            missing = [name for name in options.init_args.get("layers", ()) if name not in extractor.layers]
             if missing:
                 raise PluginError(
-                    f"The encoder '{part.backbone}' of anomalib's {options.model} has no layer '{missing[0]}': "
+                    f"The encoder '{extractor.backbone}' of anomalib's {options.model} has no layer '{missing[0]}': "
                     "choose other `layers` in `student.init_args`."
                 )
 
@@ -194,6 +203,20 @@ def _progress(bar: Advance) -> Any:
             bar.advance()
 
     return Progress()
+
+
+@contextmanager
+def one_seed() -> Iterator[None]:
+    """Let Python's and NumPy's global generators follow torch's, which meds seeds; PatchCore draws from NumPy's."""
+    python, numpy = random.getstate(), np.random.get_state()
+    seed = int(torch.randint(2**31, ()))
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 @contextmanager

@@ -39,11 +39,11 @@ def encoder_weights(options: AnomalibOptions, wanted: bool = True) -> Iterator[N
         overlay = {"state_dict": _checked_weights(create, model_name, options)}
         return create(model_name, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
 
-    timm.create_model = offline
+    setattr(timm, "create_model", offline)  # noqa: B010
     try:
         yield
     finally:
-        timm.create_model = create
+        setattr(timm, "create_model", create)  # noqa: B010
 
 
 def _checked_weights(create: Create, model: str, options: AnomalibOptions) -> dict[str, Tensor]:
@@ -65,8 +65,8 @@ def _installed_weights(model: str) -> tuple[Mapping[str, Tensor], str]:
     packaged = packaged_weights(model)
     if packaged is not None:
         return packaged, f"The package with the weights of '{model}'"
-    published = timm.get_pretrained_cfg(model)
-    repository = getattr(published, "hf_hub_id", None) or ""
+    published: Any = timm.get_pretrained_cfg(model)
+    repository = str(published.hf_hub_id or "")
     if repository.endswith("/"):
         repository += f"{published.architecture}.{published.tag}" if published.tag else published.architecture
     for name in HUB_FILES if repository else ():
