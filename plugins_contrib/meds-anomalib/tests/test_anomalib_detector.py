@@ -44,7 +44,7 @@ class StandIn:
         bar.advance()
         self.placed_on = device
 
-    def batches(self, count: int) -> int:
+    def fit_steps(self, count: int) -> int:
         return 1 if count else 0
 
     def place(self, device: torch.device) -> None:

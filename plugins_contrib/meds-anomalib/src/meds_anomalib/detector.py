@@ -82,7 +82,7 @@ class AnomalibDetector(Detector):
 
     def _fitted(self, training: TrainingFeatures, positions: Sequence[int], title: str) -> AnomalibModel:
         model = AnomalibModel(self.options, self._size)
-        with training.bar(title, model.batches(len(positions))) as bar:
+        with training.bar(title, model.fit_steps(len(positions))) as bar:
             model.fit(_Images(training, positions), training.device, bar)
         return model
 

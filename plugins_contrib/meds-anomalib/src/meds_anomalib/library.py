@@ -6,12 +6,13 @@ The only module that imports anomalib, and only when a model is made.
 from __future__ import annotations
 
 import inspect
+import io
 import logging
 import random
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,10 +37,10 @@ NOISY_LOGGERS = (
 
 
 class Advance(Protocol):
-    """Something that is told of every training batch."""
+    """A progress bar."""
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """One batch is done."""
+        """Move on."""
 
 
 class AnomalibModel:
@@ -76,13 +77,15 @@ class AnomalibModel:
                 **self._length(),
             )
             try:
-                engine.fit(self.module, datamodule=data)
+                with redirect_stderr(io.StringIO()):  # the coreset's own progress bar, a line for each of its steps
+                    engine.fit(self.module, datamodule=data)
             except (ValueError, RuntimeError, AssertionError) as error:
                 raise PluginError(
                     f"anomalib's {self.options.model} cannot be fitted to these images: {error}: try another "
                     "`backbone.image_size`, `student.batch_size` or `student.init_args`."
                 ) from error
         self.place(device)
+        bar.advance()
 
     def _length(self) -> dict[str, int]:
         options = self.options
@@ -93,11 +96,10 @@ class AnomalibModel:
             "max_steps": options.max_steps or -1,
         }
 
-    def batches(self, count: int) -> int:
-        """How many training batches a fit on `count` images takes."""
+    def fit_steps(self, count: int) -> int:
+        """How often a fit on `count` images moves its bar: after each batch, and when what follows them is done."""
         in_epoch = -(-count // self.options.batch_size)
-        epochs = in_epoch * self._epochs()
-        return min(filter(None, (epochs, self.options.max_steps)))
+        return 1 + min(filter(None, (in_epoch * self._epochs(), self.options.max_steps)))
 
     def _epochs(self) -> int:
         if MODELS[self.options.model].trained:
