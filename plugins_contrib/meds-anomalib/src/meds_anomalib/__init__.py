@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from meds.api import Options, Plugin, hookimpl
 from meds_anomalib.models import MODELS, REFUSED, suggestion
 
+MEDS_API = 1
 ANOMALIB = "anomalib"
 
 OWN_ARGUMENTS = {
