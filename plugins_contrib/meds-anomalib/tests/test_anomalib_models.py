@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from anomalib_cases import needs_anomalib, run_spec, spec
 from meds_anomalib import AnomalibOptions, PixelsOptions
 from meds_anomalib.detector import AnomalibDetector
-from meds_anomalib.library import AnomalibModel
+from meds_anomalib.library import AnomalibModel, one_seed
 from meds_anomalib.models import MODELS, REFUSED
 from meds_anomalib.pixels import Pixels
 from torch import Tensor
@@ -167,11 +168,12 @@ def test_stfpm_is_what_a_plain_training_loop_gives() -> None:
     optimiser = module.configure_optimizers()
     loader: DataLoader[Tensor] = DataLoader(Images(training.images), 3, shuffle=True)
     module.train()
-    for _ in range(2):
-        for batch in loader:
-            optimiser.zero_grad()
-            module.loss(*module.model(module.pre_processor(batch))).backward()
-            optimiser.step()
+    with one_seed():  # draws a number too
+        for _ in range(2):
+            for batch in loader:
+                optimiser.zero_grad()
+                module.loss(*module.model(module.pre_processor(batch))).backward()
+                optimiser.step()
     state = module.model.state_dict()
     stored = {name.removeprefix("network."): value for name, value in detector.state().items()}
     assert stored.keys() == state.keys()
@@ -206,6 +208,17 @@ def test_arguments_that_the_model_refuses(init_args: dict[str, Any], sentence: s
     options = AnomalibOptions(model="Padim", init_args=init_args, pre_trained=False)
     with pytest.raises(PluginError, match=sentence):
         AnomalibModel(options, 32)
+
+
+def test_ctrl_c_comes_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(self: Bar, steps: int = 1, note: str = "") -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Bar, "advance", stop)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        fitted("Stfpm")
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_what_goes_wrong_inside_anomalib_is_said_in_a_sentence() -> None:

@@ -9,6 +9,7 @@ import inspect
 import io
 import logging
 import random
+import signal
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -67,7 +68,7 @@ class AnomalibModel:
         from anomalib.engine import Engine
 
         data = _training_data(images, self.options.batch_size)
-        with quiet(), one_seed(), tempfile.TemporaryDirectory() as folder:
+        with quiet(), one_seed(), interruptible(), tempfile.TemporaryDirectory() as folder:
             engine = Engine(
                 default_root_dir=folder,
                 callbacks=[_progress(bar)],
@@ -219,6 +220,20 @@ def one_seed() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C through: Lightning would turn it into an exit with code 1 and ignore any further one."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        interrupt = stop.__context__
+        if not isinstance(interrupt, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, before)
+        raise interrupt from None
 
 
 @contextmanager
