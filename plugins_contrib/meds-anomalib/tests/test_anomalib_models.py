@@ -14,9 +14,10 @@ import torch
 from anomalib_cases import needs_anomalib, run_spec, spec
 from meds_anomalib import AnomalibOptions, PixelsOptions
 from meds_anomalib.detector import AnomalibDetector
-from meds_anomalib.library import AnomalibModel, one_seed
+from meds_anomalib.library import AnomalibModel
 from meds_anomalib.models import MODELS, REFUSED
 from meds_anomalib.pixels import Pixels
+from meds_anomalib.surroundings import one_seed
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 

@@ -7,16 +7,11 @@ from __future__ import annotations
 
 import inspect
 import io
-import logging
-import random
-import signal
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Sequence
+from contextlib import redirect_stderr
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -24,17 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 from meds.api import PluginError, Scores
 from meds_anomalib import AnomalibOptions
 from meds_anomalib.models import MODELS
+from meds_anomalib.surroundings import interruptible, one_seed, quiet
 from meds_anomalib.weights import encoder_weights
-
-NOISY_LOGGERS = (
-    "anomalib",
-    "lightning",
-    "lightning.fabric",
-    "lightning.pytorch",
-    "lightning_fabric",
-    "pytorch_lightning",
-    "timm",
-)
 
 
 class Advance(Protocol):
@@ -128,7 +114,7 @@ def model_class(name: str) -> type[Any]:
     except ImportError as error:
         raise PluginError(
             f"The student `anomalib` needs the package anomalib, which cannot be imported here ({error}): run "
-            "`pip install 'anomalib>=2.7,<2.8'`, with `[cpu]` or another of its extras if torch is missing too."
+            "`pip install 'anomalib>=2.7,<2.8'`."
         ) from error
     found = getattr(anomalib.models, name, None)
     if found is None:
@@ -206,47 +192,3 @@ def _progress(bar: Advance) -> Any:
             bar.advance()
 
     return Progress()
-
-
-@contextmanager
-def one_seed() -> Iterator[None]:
-    """Let Python's and NumPy's global generators follow torch's, which meds seeds; PatchCore draws from NumPy's."""
-    python, numpy = random.getstate(), np.random.get_state()
-    seed = int(torch.randint(2**31, ()))
-    random.seed(seed)
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Let Ctrl-C through: Lightning would turn it into an exit with code 1 and ignore any further one."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as stop:
-        interrupt = stop.__context__
-        if not isinstance(interrupt, KeyboardInterrupt):
-            raise
-        signal.signal(signal.SIGINT, before)
-        raise interrupt from None
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence anomalib's and Lightning's messages, which speak of things that a meds run has no use for."""
-    loggers = [logging.getLogger(name) for name in NOISY_LOGGERS]
-    levels = [logger.level for logger in loggers]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
