@@ -1,4 +1,4 @@
-"""The commands `meds plugins ...`: list, show and begin plugins; each is imported only when it is used."""
+"""The commands `meds plugins ...`: list, show, begin and check plugins; each is imported only when it is used."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 plugins_app = typer.Typer(
-    help="List the installed plugins, look at one, begin one of your own.",
+    help="List the installed plugins, look at one, check one, begin one of your own.",
     invoke_without_command=True,
     rich_markup_mode=None,
 )
@@ -54,3 +54,21 @@ def new(
     from meds.cli.plugin_new import new_plugin
 
     new_plugin(kind, name, folder)
+
+
+@plugins_app.command()
+def check(
+    name: PluginName,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the plugin; may be repeated.")
+    ] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help="Its kind, where several plugins have the name.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", metavar="NAME", help="The encoder that a student or detector needs.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check whether a plugin keeps the contract of its kind, on tiny data."""
+    from meds.cli.plugin_check import check_plugin
+
+    check_plugin(name, sets or [], kind, backbone, as_json)

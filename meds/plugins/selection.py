@@ -9,6 +9,7 @@ from pydantic import Field
 
 from meds.core.hookspecs import hookimpl
 from meds.core.registry import Options, Plugin
+from meds.core.selection import SelectionRule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,11 +24,10 @@ class MedianMadOptions(Options):
     )
 
 
-class MedianMad:
+class MedianMad(SelectionRule):
     """Selects the images of a class whose score lies below median + factor x MAD."""
 
-    def __init__(self, options: MedianMadOptions) -> None:
-        self.options = options
+    options: MedianMadOptions
 
     def threshold(self, scores: Tensor, factor: float) -> float:
         """tau for the scores [n] of one class; `factor` is k_t."""

@@ -1,0 +1,107 @@
+"""The kit for run loggers: told when stages start, end or fail, and of every epoch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from meds.core.events import Events, RunLogger
+from meds.testing.base import Kit, check, require
+from meds.testing.bits import difference
+from meds.testing.surroundings import temporary_folder
+from meds.testing.tiny_run import MEDS, Moments, Stopped, TinyRun
+
+COST = {"wall_s": 1.5, "cpu_s": 1.4, "peak_rss_mib": 512.0, "peak_gpu_mib": 0.0, "bytes": 2048}
+EVENTS: dict[str, dict[str, Any]] = {
+    "before_stage": {"fingerprint": "0" * 64},
+    "epoch": {
+        "iteration": 4,
+        "epoch": 1,
+        "class": "weave",
+        "selected": 5,
+        "total": 7,
+        "threshold": 0.25,
+        "alpha": 0.5,
+        "k": 0.25,
+    },
+    "artifact_saved": {"fingerprint": "0" * 64, "path": "store/00/0"},
+    "after_stage": {"cost": COST},
+    "stage_failed": {"error": "MedsError: the loss is no longer a finite number at iteration 3"},
+}
+"""Every event that a logger is told of, with the facts that meds gives."""
+
+
+class RunLoggerKit(Kit):
+    """Every check of the contract `RunLogger`."""
+
+    kind = "logger"
+    contract = RunLogger
+
+    def made(self) -> RunLogger:
+        """The logger."""
+        logger: RunLogger = self.implementation()(self.made_options())
+        return logger
+
+    @check
+    def test_every_event_is_survived(self) -> None:
+        """No event with the facts that meds gives makes it raise an error."""
+        with temporary_folder() as folder:
+            events = Events(folder, [self.made()])
+            for event, facts in EVENTS.items():
+                events.emit(event, stage="select-finetune", **facts)
+            errors = failures(folder)
+            require(not errors, f"{self.title} raises an error when it is told of an event: {(*errors, '')[0]}")
+
+    @check
+    def test_an_error_never_stops_a_run(self) -> None:
+        """Facts that are missing or strange, and a folder that is gone, make it raise nothing that ends a run."""
+        with temporary_folder() as folder:
+            logger = self.made()
+            for event in EVENTS:
+                for facts in ({}, {"strange": object()}, dict.fromkeys(EVENTS[event])):
+                    self._call(logger, event, folder, facts)
+                self._call(logger, event, folder / "gone", dict(EVENTS[event]))
+
+    def _call(self, logger: RunLogger, event: str, run: Path, facts: dict[str, Any]) -> None:
+        try:
+            getattr(logger, event)(run, "fit", facts)
+        except Exception:
+            # Noted in events.jsonl; the run goes on.
+            return
+        except BaseException as error:
+            raise AssertionError(
+                f"{self.title} ends the run in '{event}': it raises {type(error).__name__}, which nothing catches."
+            ) from error
+
+    @check
+    def test_results_do_not_depend_on_it(self) -> None:
+        """A run makes the same bits with the logger as without it, and the logger raises no error in it."""
+        with temporary_folder() as folder:
+            plain = TinyRun(self.registry(), folder / "plain", MEDS)
+            plain.run()
+            logged = TinyRun(self.registry(), folder / "logged", MEDS, loggers=[self.block()])
+            logged.run()
+            errors = failures(logged.directory)
+            require(not errors, f"{self.title} raises an error in a run: {(*errors, '')[0]}")
+            for block in MEDS:
+                found = difference(plain.contents(block["type"]), logged.contents(block["type"]))
+                require(not found, f"{self.title} changes the results of `{block['type']}`: {found}.")
+
+    @check
+    def test_a_failed_stage_is_survived(self) -> None:
+        """A run that is stopped in the middle tells it so, and can be finished."""
+        with temporary_folder() as folder:
+            run = TinyRun(self.registry(), folder, MEDS, loggers=[self.block()])
+            try:
+                run.run(moments=Moments(5))
+            except Stopped:
+                run.run()
+            errors = failures(run.directory)
+            require(not errors, f"{self.title} raises an error in a run that is stopped: {(*errors, '')[0]}")
+
+
+def failures(run: Path) -> list[str]:
+    """The errors of loggers that a run directory's events tell of."""
+    lines = (run / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    return [event["error"] for event in map(json.loads, lines) if event["event"] == "logger_failed"]
