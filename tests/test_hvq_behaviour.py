@@ -214,7 +214,7 @@ class TestAnomalyMaps:
         student = context.new_student("all").eval()
 
         class Stored:
-            info = {"distance": "cosine"}  # noqa: RUF012
+            info = {"distance": "cosine"}
 
             def tensors(self, name: str) -> dict[str, Tensor]:
                 return student.state_dict()
@@ -246,7 +246,7 @@ def context_of(features: Tensor, folder: Path, **options: Any) -> Any:
 class TestRun:
     """Whole runs on drawn images with a random EfficientNet-Lite0."""
 
-    STUDENT = {"type": "hvq", **SMALL}  # noqa: RUF012
+    STUDENT = {"type": "hvq", **SMALL}
 
     def test_whole_pipeline(self, project, tiny_spec) -> None:
         project.run_well(spec={**tiny_spec, "student": self.STUDENT})

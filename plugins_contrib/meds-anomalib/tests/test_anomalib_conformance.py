@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 from anomalib_cases import needs_anomalib
 
-from meds.testing import DetectorKit
+from meds.testing import BackboneKit, DetectorKit
 
 PIXELS = {"type": "pixels", "image_size": 32}
 SMALL = {"pre_trained": False, "batch_size": 4}
 
 
+class TestPixels(BackboneKit):
+    name = "pixels"
+    options = {"image_size": 32}
+
+
 @needs_anomalib
 class TestPadim(DetectorKit):
     name = "anomalib"
-    options: ClassVar[dict[str, Any]] = {"model": "Padim", **SMALL, "init_args": {"n_features": 16}}
+    options = {"model": "Padim", **SMALL, "init_args": {"n_features": 16}}
     backbone = PIXELS
 
 
 @needs_anomalib
 class TestPatchcore(DetectorKit):
     name = "anomalib"
-    options: ClassVar[dict[str, Any]] = {
+    options = {
         "model": "Patchcore",
         **SMALL,
         "folds": 2,
@@ -34,5 +37,5 @@ class TestPatchcore(DetectorKit):
 @needs_anomalib
 class TestStfpm(DetectorKit):
     name = "anomalib"
-    options: ClassVar[dict[str, Any]] = {"model": "Stfpm", **SMALL, "max_epochs": 1}
+    options = {"model": "Stfpm", **SMALL, "max_epochs": 1}
     backbone = PIXELS

@@ -38,4 +38,4 @@ class Pixels(Backbone):
             if name != LAYER:
                 raise KeyError(name)
         # Preprocessing divides by 255 and by 1/255, which is off by less than the rounding takes away.
-        return [images.round() for _ in layers]
+        return [images.round().clamp(0, LEVELS) for _ in layers]
