@@ -16,6 +16,7 @@ from meds.core import files
 from meds.core.data import RunData, Sample
 from meds.core.errors import UserError
 from meds.core.store import Artifact
+from meds.core.suspicion import most_suspicious_first
 
 POINTER = "artifact.json"
 PREDICTION_COLUMNS = ("path", "class", "label", "score", "threshold", "decision")
@@ -143,7 +144,7 @@ def _predictions(
 
 
 def _ranking(samples: Sequence[Sample], scores: Sequence[float], selected: Sequence[int]) -> list[dict[str, Any]]:
-    order = sorted(range(len(samples)), key=lambda i: (-scores[i], i))
+    order = most_suspicious_first(scores, [sample.record.class_name for sample in samples])
     return [
         {
             "rank": rank,

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from meds.core.data import Sample
 from meds.core.decisions import Decision
 from meds.core.finished_run import FinishedRun
+from meds.core.suspicion import most_suspicious_first
 
 Shown = Literal["all", "undecided", "defect", "normal", "unsure"]
 SHOWN: tuple[Shown, ...] = get_args(Shown)
@@ -65,7 +66,7 @@ def ranked(run: FinishedRun) -> tuple[Item, ...]:
     train = run.data.train
     scores = run.evaluation.tensors("scores")["ranking"].tolist()
     selected = run.evaluation.info["selected"]
-    order = sorted(range(len(train)), key=lambda position: (-scores[position], position))
+    order = most_suspicious_first(scores, [sample.record.class_name for sample in train])
     return tuple(
         Item(rank, position, train[position], scores[position], bool(selected[position]))
         for rank, position in enumerate(order, start=1)
