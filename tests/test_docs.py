@@ -1,4 +1,4 @@
-"""The documentation's examples: every spec resolves, every meds command works, every link leads somewhere."""
+"""The documentation's examples: specs resolve, commands work or at least parse, every link leads somewhere."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import importlib
 import re
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from command_lines import OPTIONS, UnknownCommandError, check_command
 from typer.testing import CliRunner
 
 from meds.cli.app import app
@@ -23,7 +25,13 @@ from meds.core.stage import SilentReporter
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+FOLLOWED = {"write-a-student"}
+"""Pages whose blocks build on one another; a test of their own follows them."""
+ALONE = [page for page in PAGES if page.stem not in FOLLOWED]
+MORE_PAGES = sorted([*ROOT.glob("benchmarks/*.md"), *ROOT.glob("plugins_contrib/*/README.md")])
 EXAMPLES = sorted(ROOT.glob("examples/**/*.yaml"))
+MORE_EXAMPLES = sorted(ROOT.glob("plugins_contrib/*/examples/*.yaml"))
+SCRIPTS = [*PAGES, *MORE_PAGES, *EXAMPLES, *MORE_EXAMPLES]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -32,20 +40,42 @@ def blocks(page: Path, language: str) -> list[str]:
     return [re.sub(rf"^{indent}", "", text, flags=re.M) for indent, text in found]
 
 
+def command_lines(text: str) -> Iterator[str]:
+    """Command lines of meds in fenced blocks, in indented ones and in the comments of a spec."""
+    fenced = False
+    for line in text.splitlines():
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
+        elif fenced or re.match(r" {4}|# {2,}", line):
+            parts = [re.match(r"[# ]*(?:\S*/)?(meds [a-z-].*)", part) for part in line.split("&&")]
+            yield from (part[1] for part in parts if part)
+
+
+def mentions(text: str, start: str) -> Iterator[str]:
+    """What stands in backticks within a sentence or a table and begins in that way, lines joined."""
+    prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.M | re.S)
+    yield from (" ".join(found.split()) for found in re.findall(rf"`({start}[^`]*)`", prose))
+
+
+def of_folder(page: Path) -> str:
+    """A page's name with its folder, for the names of tests."""
+    return str(page.relative_to(ROOT))
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda p: p.stem)
 def test_examples_resolve(example: Path) -> None:
     spec = load_spec(example, load_registry())
     assert yaml.safe_load(spec.to_yaml())["name"] == spec.name
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("page", ALONE, ids=lambda p: p.stem)
 def test_specs_of_a_page_resolve(page: Path) -> None:
     for text in blocks(page, "yaml"):
         if "stages:" in text:
             assert resolve_spec(parse_spec(text, page.name), load_registry()).stages
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("page", ALONE, ids=lambda p: p.stem)
 def test_meds_commands_of_a_page_work(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MEDS_HOME", str(tmp_path))
     monkeypatch.chdir(ROOT)
@@ -56,7 +86,48 @@ def test_meds_commands_of_a_page_work(page: Path, monkeypatch: pytest.MonkeyPatc
                 assert result.exit_code == 0, result.output
 
 
+@pytest.mark.parametrize("page", SCRIPTS, ids=of_folder)
+def test_meds_knows_the_commands_that_a_page_names(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for line in command_lines(text):
+        check_command(line)
+    if page.suffix == ".md":
+        for mention in mentions(text, "meds [a-z-]"):
+            check_command(mention, whole=False)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_meds_has_the_options_that_a_page_names(page: Path) -> None:
+    named = {re.split("[ =]", mention)[0] for mention in mentions(page.read_text(encoding="utf-8"), "--")}
+    assert named <= OPTIONS
+
+
+@pytest.mark.parametrize("page", [*PAGES, *MORE_PAGES], ids=of_folder)
+def test_yaml_of_a_page_is_yaml(page: Path) -> None:
+    for text in blocks(page, "yaml"):
+        assert isinstance(yaml.safe_load(text), dict)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("meds rnu spec.yaml", "No such command 'rnu'"),
+        ("meds plugins chek rd", "No such command 'chek'"),
+        ("meds run spec.yaml --sett a=1", "No such option: --sett"),
+        ("meds plan", "Missing argument 'SPEC'"),
+        ("meds run one.yaml two.yaml", "unexpected extra argument"),
+        ("meds rank run [--top many]", "Invalid value for '--top'"),
+    ],
+)
+def test_a_wrong_command_line_is_found(line: str, sentence: str) -> None:
+    page = f"Do it:\n\n    cd here && .venv/bin/{line}  # a comment\n"
+    (found,) = command_lines(page)
+    with pytest.raises(UnknownCommandError, match=re.escape(sentence)):
+        check_command(found)
+    check_command("meds plan", whole=False)
+
+
+@pytest.mark.parametrize("page", ALONE, ids=lambda p: p.stem)
 def test_python_of_a_page_compiles_and_imports(page: Path) -> None:
     for text in blocks(page, "python"):
         exec(compile(text, page.name, "exec"), {})
