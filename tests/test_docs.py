@@ -6,6 +6,7 @@ import importlib
 import re
 import shlex
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,12 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 FOLLOWED = {"write-a-student"}
 """Pages whose blocks build on one another; a test of their own follows them."""
 ALONE = [page for page in PAGES if page.stem not in FOLLOWED]
-MORE_PAGES = sorted([*ROOT.glob("benchmarks/*.md"), *ROOT.glob("plugins_contrib/*/README.md")])
+PACKAGES = sorted(path.parent for path in ROOT.glob("plugins_contrib/*/pyproject.toml"))
+MORE_PAGES = [*ROOT.glob("benchmarks/*.md"), *(package / "README.md" for package in PACKAGES)]
 EXAMPLES = sorted(ROOT.glob("examples/**/*.yaml"))
-MORE_EXAMPLES = sorted(ROOT.glob("plugins_contrib/*/examples/*.yaml"))
-SCRIPTS = [*PAGES, *MORE_PAGES, *EXAMPLES, *MORE_EXAMPLES]
+AROUND = {"name": "part", "dataset": {"type": "synthetic"}, "backbone": {"type": "efficientnet-lite0"}}
+"""What a page leaves out of a spec that it shows in part."""
+SCRIPTS = [*PAGES, *MORE_PAGES, *EXAMPLES, *sorted(ROOT.glob("plugins_contrib/*/examples/*.yaml"))]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -73,6 +76,22 @@ def test_specs_of_a_page_resolve(page: Path) -> None:
     for text in blocks(page, "yaml"):
         if "stages:" in text:
             assert resolve_spec(parse_spec(text, page.name), load_registry()).stages
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
+def test_specs_of_the_packages_beside_meds_resolve(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(package / "src"))
+    found = load_registry()
+    if not any(item.package == package.name for item in found.all()):
+        project = tomllib.loads((package / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        for module in project["entry-points"]["meds"].values():
+            found.register_module(importlib.import_module(module), package.name, project["version"])
+    assert not [broken for broken in found.broken if broken.package == package.name]
+    specs = [text for text in blocks(package / "README.md", "yaml") if "stages:" in text]
+    specs += [example.read_text(encoding="utf-8") for example in package.glob("examples/*.yaml")]
+    assert specs
+    for text in specs:
+        assert resolve_spec(SpecSource(package.name, AROUND | yaml.safe_load(text)), found).stages
 
 
 @pytest.mark.parametrize("page", ALONE, ids=lambda p: p.stem)
