@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -124,7 +125,7 @@ def _in_threads(count: int, work: Callable[[slice], object]) -> None:
         return
     ends = [count * i // workers for i in range(workers + 1)]
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(work, (slice(*pair) for pair in zip(ends, ends[1:], strict=False))))
+        list(pool.map(work, (slice(*pair) for pair in itertools.pairwise(ends))))
 
 
 def _with_column(vectors: Tensor, value: float) -> Tensor:
