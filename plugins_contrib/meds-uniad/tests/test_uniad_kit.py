@@ -8,7 +8,7 @@ SMALL = {"width": 16, "heads": 2, "feedforward": 32, "encoder_layers": 1, "decod
 
 
 class TestUniAD(StudentKit):
-    """A small transformer that masks each patch alone: the kit's images are tiny. On a CNN's joined layers and on a ViT's last one."""
+    """A small transformer on a CNN's joined layers and on a ViT's last one; tiny grids bear no larger mask."""
 
     name = "uniad"
     options = SMALL | {"neighbours": 1, "batch_size": 8}
