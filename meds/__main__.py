@@ -32,8 +32,8 @@ def main() -> None:
             raise
         _tell(
             error,
-            "the memory is full; take a smaller `batch_size` or `image_size`, limit the memories with `max_images` of the "
-            "stage `memory`, or close other programs.",
+            "the memory is full; take a smaller `batch_size` or `image_size`, limit the memories with `max_images` of "
+            "the stage `memory`, or close other programs.",
         )
         sys.exit(2)
     except KeyboardInterrupt:
