@@ -15,18 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meds.core.comparison import METHODS, Row, cases, run_case
+from meds.core.metric_names import METRIC_NAMES
 from meds.core.registry import registry
 from meds.core.spec_source import read_spec
 from meds.core.stage import SilentReporter
 
-FIGURES = {
-    "image_auroc": "image AUROC",
-    "image_ap": "image AP",
-    "image_f1max": "image F1-max",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_ap": "pixel AP",
-    "pixel_f1max": "pixel F1-max",
-    "pixel_aupro": "pixel AUPRO",
+FIGURES = METRIC_NAMES | {
     "ranking_auroc": "ranking AUROC",
     "ranking_auprc": "ranking AUPRC",
     "ranking_inspection_depth": "inspection depth",

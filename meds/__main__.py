@@ -27,9 +27,27 @@ def main() -> None:
         reason = f"{error.filename} cannot be used ({error.strerror}); choose another place or change its permissions."
         _tell(error, reason)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if os.environ.get("MEDS_TRACEBACK") or not _memory_is_full(error):
+            raise
+        _tell(
+            error,
+            "the memory is full; take a smaller `batch_size` or `image_size`, limit the memories with `max_images` of "
+            "the stage `memory`, or close other programs.",
+        )
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("meds: stopped; run the same command again to continue.\n")
         sys.exit(130)
+
+
+def _memory_is_full(error: Exception) -> bool:
+    """Whether Python, torch on a processor or torch on an accelerator could not get the memory that it asked for."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
 
 
 def _tell(error: Exception, text: str) -> None:

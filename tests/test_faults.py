@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 STAGES = ["memory", "distill", "select-finetune", "evaluate"]
 REPORTS = ("metrics.json", "predictions.csv", "ranking.csv", "selection.csv")
@@ -104,3 +105,37 @@ def test_two_commands_that_compute_the_same_at_once(project: Any, tiny_spec: dic
         assert project.file(name, "first").read_bytes() == project.file(name, "second").read_bytes()
     assert sorted(project.computed("first") + project.computed("second")) == sorted(STAGES)
     assert sum(event["images"] for run in ("first", "second") for event in project.events("features", run)) == 32
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_full_memory_is_one_sentence(
+    error: Exception, project: Any, tiny_spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("meds.core.runner.Runner.run", fail)
+    done = project.run(spec=tiny_spec)
+    assert done.code == 2
+    assert "Traceback" not in done.err
+    assert "the memory is full; take a smaller `batch_size`" in done.said
+    assert "Continue with: meds run" in done.said
+
+
+def test_another_error_of_torch_keeps_its_traceback(
+    project: Any, tiny_spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Any) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr("meds.core.runner.Runner.run", fail)
+    done = project.run(spec=tiny_spec)
+    assert done.code == 1
+    assert "shapes do not fit" in done.err

@@ -17,6 +17,7 @@ from meds.testing import (
     DatasetKit,
     DetectorKit,
     NoiseProtocolKit,
+    RunLoggerKit,
     SelectionRuleKit,
     StageKit,
     StudentKit,
@@ -124,6 +125,10 @@ class TestEvaluate(StageKit):
 
 class TestMedianMad(SelectionRuleKit):
     name = "median-mad"
+
+
+class TestTensorBoard(RunLoggerKit):
+    name = "tensorboard"
 
 
 class TestInject(NoiseProtocolKit):

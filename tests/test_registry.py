@@ -23,7 +23,7 @@ BUILT_IN = {
     "stage": {"memory", "distill", "select-finetune", "fit", "evaluate"},
     "selection rule": {"median-mad"},
     "noise protocol": {"inject", "list"},
-    "logger": set(),
+    "logger": {"tensorboard"},
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from review_cases import Desk, Server
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra browser-test (playwright)")
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra test)")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
     pytest.mark.browser,

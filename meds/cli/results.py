@@ -6,17 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from meds.cli.console import console, new_table
+from meds.core.metric_names import METRIC_NAMES
 from meds.core.units import percent
 
-TITLES = {
-    "image_auroc": "image\nAUROC",
-    "image_ap": "image\nAP",
-    "image_f1max": "image\nF1-max",
-    "pixel_auroc": "pixel\nAUROC",
-    "pixel_ap": "pixel\nAP",
-    "pixel_f1max": "pixel\nF1-max",
-    "pixel_aupro": "pixel\nAUPRO",
-}
+TITLES = {key: name.replace(" ", "\n") for key, name in METRIC_NAMES.items()}
 
 
 def show_metrics(metrics: Mapping[str, Any]) -> None:

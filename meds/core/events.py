@@ -5,54 +5,95 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 
 class RunLogger(ABC):  # noqa: B024 - every hook is optional
-    """Base class of run loggers; override what is of interest. An error in a logger never stops a run."""
+    """Base class of run loggers; override what is of interest.
+
+    Hooks are called while the run goes on, with its directory. A logger that raises an error is named in a warning and
+    not called again; the run and its results do not notice. A run that continues after a kill repeats the events since
+    its last checkpoint, with the same figures.
+    """
 
     def __init__(self, options: Any) -> None:
         self.options = options
 
+    def run_started(self, run: Path, facts: dict[str, Any]) -> None:  # noqa: B027
+        """The run begins or continues; `facts` has its `name` and the resolved `spec` as plain data."""
+
     def before_stage(self, run: Path, stage: str, facts: dict[str, Any]) -> None:  # noqa: B027
         """A stage is about to be computed."""
+
+    def iteration(self, run: Path, stage: str, facts: dict[str, Any]) -> None:  # noqa: B027
+        """Every tenth iteration of a training, and the last.
+
+        `facts`: `training` (the stage and the classes that it trains on), `iteration` (from 1), `iterations`, `loss`
+        and `learning_rate`.
+        """
+
+    def epoch(self, run: Path, stage: str, facts: dict[str, Any]) -> None:  # noqa: B027
+        """A selection: `iteration`, `epoch`, `class`, `selected` of `total` images, `threshold`, `alpha`, `k`."""
+
+    def artifact_saved(self, run: Path, stage: str, facts: dict[str, Any]) -> None:  # noqa: B027
+        """An artifact has been written; `facts` holds its folder and fingerprint."""
 
     def after_stage(self, run: Path, stage: str, facts: dict[str, Any]) -> None:  # noqa: B027
         """A stage has been computed; `facts` holds its cost."""
 
     def stage_failed(self, run: Path, stage: str, facts: dict[str, Any]) -> None:  # noqa: B027
-        """A stage has raised an error."""
+        """A stage has raised an error, whose text is in `facts`."""
 
-    def epoch(self, run: Path, stage: str, facts: dict[str, Any]) -> None:  # noqa: B027
-        """A training epoch has started; `facts` holds figures such as the number of selected images."""
-
-    def artifact_saved(self, run: Path, stage: str, facts: dict[str, Any]) -> None:  # noqa: B027
-        """An artifact has been written; `facts` holds its folder and fingerprint."""
+    def run_finished(self, run: Path, facts: dict[str, Any]) -> None:  # noqa: B027
+        """All stages are done; `facts` has the `metrics` (as in metrics.json), None where nothing was evaluated."""
 
 
 class Events:
     """Appends every event to events.jsonl and passes those with a hook on to the loggers."""
 
-    HOOKS = ("before_stage", "after_stage", "stage_failed", "epoch", "artifact_saved")
+    RUN_HOOKS = ("run_started", "run_finished")
+    STAGE_HOOKS = ("before_stage", "iteration", "epoch", "artifact_saved", "after_stage", "stage_failed")
 
-    def __init__(self, run: Path, loggers: Sequence[RunLogger] = ()) -> None:
-        self.run, self.loggers = run, loggers
+    def __init__(
+        self, run: Path, loggers: Sequence[RunLogger] = (), warn: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self.run, self.loggers, self._warn = run, list(loggers), warn
         self.path = run / "events.jsonl"
 
     def emit(self, event: str, **facts: Any) -> None:
-        """Note one event."""
+        """Note one event and tell the loggers."""
         self._append({"time": round(time.time(), 3), "event": event, **facts})
-        if event not in self.HOOKS:
+        self._tell(event, facts)
+
+    def started(self, name: str, spec: dict[str, Any]) -> None:
+        """The run begins; the spec stands in spec.yaml and is only told to the loggers."""
+        self._append({"time": round(time.time(), 3), "event": "run_started", "name": name})
+        self._tell("run_started", {"name": name, "spec": spec})
+
+    def finished(self, metrics: dict[str, Any] | None) -> None:
+        """The run is done; the metrics stand in metrics.json and are only told to the loggers."""
+        self._append({"time": round(time.time(), 3), "event": "run_finished"})
+        self._tell("run_finished", {"metrics": metrics})
+
+    def _tell(self, event: str, facts: dict[str, Any]) -> None:
+        arguments: tuple[Any, ...] = (self.run, facts)
+        if event in self.STAGE_HOOKS:
+            arguments = (self.run, str(facts.pop("stage", "")), facts)
+        elif event not in self.RUN_HOOKS:
             return
-        stage = str(facts.pop("stage", ""))
-        for logger in self.loggers:
+        for logger in list(self.loggers):
             try:
-                getattr(logger, event)(self.run, stage, facts)
-            except Exception as error:
-                text = f"{type(logger).__name__}: {type(error).__name__}: {error}"
-                self._append({"time": round(time.time(), 3), "event": "logger_failed", "error": text})
+                getattr(logger, event)(*arguments)
+            except (Exception, SystemExit) as error:
+                self._leave_out(logger, error)
+
+    def _leave_out(self, logger: RunLogger, error: BaseException) -> None:
+        self.loggers.remove(logger)
+        text = f"{type(logger).__name__}: {type(error).__name__}: {error}"
+        self._append({"time": round(time.time(), 3), "event": "logger_failed", "error": text})
+        self._warn(f"The logger {text}; it is left out from here on, and the run goes on.")
 
     def _append(self, row: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:

@@ -55,4 +55,4 @@ def meds_noise_protocols() -> Sequence[Plugin]:  # type: ignore[empty-body]
 
 @hookspec
 def meds_loggers() -> Sequence[Plugin]:  # type: ignore[empty-body]
-    """Run loggers (`meds.core.events.RunLogger`): told when stages start, end or fail, and of every epoch."""
+    """Run loggers (`meds.core.events.RunLogger`): told of stages, iterations, selections, failures."""

@@ -51,10 +51,10 @@ class Runner:
         pipeline = self.pipeline
         wanted = span(pipeline.stages, self.request.first, self.request.last)
         self.directory.prepare(pipeline.spec.to_yaml(), pipeline.data)
-        self.events = Events(self.request.directory, self._loggers())
+        self.events = Events(self.request.directory, self._loggers(), self.reporter.say)
         self.state = RunState(pipeline, self.directory)
         self.state.write("running")
-        self.events.emit("run_started", name=pipeline.spec.name)
+        self.events.started(pipeline.spec.name, pipeline.spec.dump())
         self._say_data()
         try:
             metrics = self._run_stages(wanted)
@@ -62,7 +62,7 @@ class Runner:
             self._failed(error)
             raise
         self.state.write("done" if wanted.stop == len(pipeline.stages) else "partly done")
-        self.events.emit("run_finished")
+        self.events.finished(metrics)
         return metrics
 
     def _run_stages(self, wanted: range) -> dict[str, Any] | None:

@@ -17,6 +17,8 @@ from meds.core.seeds import derive_seed
 from meds.core.stage import StageContext
 from meds.core.student import Progress, Student, TrainingDefaults
 
+TOLD_ITERATIONS = 10
+
 
 class EpochPlan(Protocol):
     """Decides which images an epoch visits, and in which order."""
@@ -162,10 +164,31 @@ def train(
             _step(loss, optimiser, parameters, defaults.clip_norm, title, iteration)
             iteration, batch = iteration + 1, batch + 1
             bar.advance(1, note=f"loss {loss.item():.4f}")
+            if iteration % TOLD_ITERATIONS == 0 or iteration == length.iterations:
+                _tell(context, title, iteration, length, loss, optimiser)
             if checkpoints.due() and iteration < length.iterations:
                 position = torch.tensor([iteration, epoch, batch])
                 checkpoints.save(iteration, _state(student, optimiser, plan, position, order))
     student.eval()
+
+
+def _tell(
+    context: StageContext,
+    title: str,
+    iteration: int,
+    length: TrainingLength,
+    loss: Tensor,
+    optimiser: torch.optim.Optimizer,
+) -> None:
+    context.emit(
+        "iteration",
+        stage=context.name,
+        training=title,
+        iteration=iteration,
+        iterations=length.iterations,
+        loss=loss.item(),
+        learning_rate=optimiser.param_groups[0]["lr"],
+    )
 
 
 def step_seconds(context: StageContext, batch_size: int) -> float:

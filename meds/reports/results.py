@@ -10,17 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from meds.core.finished_run import FinishedRun
+from meds.core.metric_names import METRIC_NAMES
 from meds.reports.opened import table
-
-FIGURES = {
-    "image_auroc": "image AUROC",
-    "image_ap": "image AP",
-    "image_f1max": "image F1-max",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_ap": "pixel AP",
-    "pixel_f1max": "pixel F1-max",
-    "pixel_aupro": "pixel AUPRO",
-}
 
 
 @dataclass(frozen=True)
@@ -69,7 +60,7 @@ def class_results(run: FinishedRun) -> list[ClassResult]:
 
 def defined_figures(figures: Mapping[str, float | None]) -> dict[str, str]:
     """The titles of those of the seven figures that are defined."""
-    return {key: title for key, title in FIGURES.items() if figures.get(key) is not None}
+    return {key: title for key, title in METRIC_NAMES.items() if figures.get(key) is not None}
 
 
 def rows_of_test_images(run: FinishedRun) -> list[dict[str, str]]:

@@ -10,13 +10,13 @@ from typing import Any
 
 from meds.core.comparison import METHODS
 from meds.core.finished_run import FinishedRun
+from meds.core.metric_names import METRIC_NAMES
 from meds.core.units import percent
 from meds.reports.charts import Line, draw_robustness
 from meds.reports.facts import in_line, plain_spec
 from meds.reports.figures import PageFigure, page_figure
 from meds.reports.opened import table
 from meds.reports.page import plural
-from meds.reports.results import FIGURES
 
 Protocol = tuple[tuple[str, str], ...]
 _STAGES_OF = {
@@ -86,7 +86,7 @@ def compare_runs(runs: Sequence[FinishedRun]) -> Comparison:
     rows.sort(key=lambda row: (row.noise or 0.0, places[label_of[id(row)]], row.seed, row.name))
     titles = {
         key: title
-        for key, title in {**FIGURES, **RANKING}.items()
+        for key, title in {**METRIC_NAMES, **RANKING}.items()
         if any(row.figures.get(key) is not None for row in rows)
     }
     means = _means(lines, titles)
@@ -207,7 +207,7 @@ def _figures(lines: Mapping[str, Sequence[RunRow]]) -> list[PageFigure]:
         return []
     found = []
     for key in _MEASURED:
-        title = {**FIGURES, **RANKING}[key]
+        title = {**METRIC_NAMES, **RANKING}[key]
         drawn = [line for label, members in lines.items() if (line := _line(label, members, key)).points]
         if sum(len(line.points) for line in drawn) > len(drawn):
             said = "; ".join(

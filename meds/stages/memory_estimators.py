@@ -42,6 +42,12 @@ def order_weights(count: int, size: int, replacement: bool = False) -> Tensor:
     return torch.from_numpy(kept / kept.sum())
 
 
+def leading(weights: Tensor, mass: float) -> int:
+    """How many of the first weights [K] hold at least `mass` of their sum."""
+    found = int(torch.searchsorted(weights.cumsum(0), mass * float(weights.sum())))
+    return min(found + 1, len(weights))
+
+
 def exact_scores(nearest: Tensor, weights: Tensor) -> Tensor:
     """The mean nearest distance over all banks: ascending distances [Q, K] and weights [K] -> [Q] (sec. 4.1)."""
     return nearest @ weights.to(nearest)

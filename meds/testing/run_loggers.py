@@ -15,6 +15,13 @@ from meds.testing.tiny_run import MEDS, Moments, Stopped, TinyRun
 COST = {"wall_s": 1.5, "cpu_s": 1.4, "peak_rss_mib": 512.0, "peak_gpu_mib": 0.0, "bytes": 2048}
 EVENTS: dict[str, dict[str, Any]] = {
     "before_stage": {"fingerprint": "0" * 64},
+    "iteration": {
+        "training": "select-finetune (all)",
+        "iteration": 10,
+        "iterations": 20,
+        "loss": 0.5,
+        "learning_rate": 0.001,
+    },
     "epoch": {
         "iteration": 4,
         "epoch": 1,
@@ -29,7 +36,17 @@ EVENTS: dict[str, dict[str, Any]] = {
     "after_stage": {"cost": COST},
     "stage_failed": {"error": "MedsError: the loss is no longer a finite number at iteration 3"},
 }
-"""Every event that a logger is told of, with the facts that meds gives."""
+"""Every event of a stage that a logger is told of, with the facts that meds gives."""
+RUN_EVENTS: dict[str, dict[str, Any]] = {
+    "run_started": {"name": "tiny", "spec": {"name": "tiny", "stages": [{"type": "memory"}]}},
+    "run_finished": {
+        "metrics": {
+            "classes": {"weave": {"image_auroc": 0.9, "pixel_auroc": None}},
+            "mean": {"image_auroc": 0.9, "pixel_auroc": None},
+        }
+    },
+}
+"""The events of a whole run."""
 
 
 class RunLoggerKit(Kit):
@@ -48,8 +65,10 @@ class RunLoggerKit(Kit):
         """No event with the facts that meds gives makes it raise an error."""
         with temporary_folder() as folder:
             events = Events(folder, [self.made()])
+            events.started(**RUN_EVENTS["run_started"])
             for event, facts in EVENTS.items():
                 events.emit(event, stage="select-finetune", **facts)
+            events.finished(**RUN_EVENTS["run_finished"])
             errors = failures(folder)
             require(not errors, f"{self.title} raises an error when it is told of an event: {(*errors, '')[0]}")
 
@@ -60,12 +79,16 @@ class RunLoggerKit(Kit):
             logger = self.made()
             for event in EVENTS:
                 for facts in ({}, {"strange": object()}, dict.fromkeys(EVENTS[event])):
+                    self._call(logger, event, folder, "fit", facts)
+                self._call(logger, event, folder / "gone", "fit", dict(EVENTS[event]))
+            for event, known in RUN_EVENTS.items():
+                for facts in ({}, {"strange": object()}, dict.fromkeys(known)):
                     self._call(logger, event, folder, facts)
-                self._call(logger, event, folder / "gone", dict(EVENTS[event]))
+                self._call(logger, event, folder / "gone", dict(known))
 
-    def _call(self, logger: RunLogger, event: str, run: Path, facts: dict[str, Any]) -> None:
+    def _call(self, logger: RunLogger, event: str, *arguments: Any) -> None:
         try:
-            getattr(logger, event)(run, "fit", facts)
+            getattr(logger, event)(*arguments)
         except Exception:
             # Noted in events.jsonl; the run goes on.
             return

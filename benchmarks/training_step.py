@@ -1,0 +1,150 @@
+"""Times a training step of Dinomaly in meds against anomalib's Dinomaly, which runs the encoder at every step.
+
+    python benchmarks/training_step.py [--model small|base] [--image-size 392] [--batch-size 16] [--json FILE]
+
+Random weights on both sides. The peer is anomalib's own model, optimiser (StableAdamW) and clipping, encoder and
+decoder in float32 as it comes, which is also how the students' published code trains. In meds the encoder has run
+once for each image before the training, and its features come from the cache; that time is printed beside the step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from surroundings import random_encoders, write_result
+
+from meds.core.checkpoint import Checkpoints
+from meds.core.context import stage_context
+from meds.core.extract import extract_features
+from meds.core.pipeline import Pipeline
+from meds.core.registry import registry
+from meds.core.spec import resolve_spec
+from meds.core.spec_source import SpecSource
+from meds.core.stage import SilentReporter
+from meds.core.training import AllImages, TrainingLength, train
+from meds.stages.fit import own_objective
+
+MODELS = {"small": "vit_small_patch14_dinov2", "base": "vit_base_patch14_dinov2"}
+
+
+class Meds:
+    """Dinomaly on drawn images; features are extracted in the constructor."""
+
+    def __init__(self, given: argparse.Namespace, precision: str) -> None:
+        spec = {
+            "name": "training-step",
+            "precision": precision,
+            "dataset": {"type": "synthetic", "classes": ["weave"], "train": 2 * given.batch_size, "test_normal": 1}
+            | {"test_defective": 1, "image_size": given.image_size},
+            "backbone": {"type": "timm", "model": MODELS[given.model], "pretrained": False}
+            | {"image_size": given.image_size},
+            "student": {"type": "dinomaly"},
+            "stages": [{"type": "fit", "iterations": 1}],
+        }
+        pipeline = Pipeline(resolve_spec(SpecSource("benchmark", spec), registry()), registry())
+        start = time.perf_counter()
+        samples = pipeline.data.train
+        extract_features(
+            pipeline.dataset,
+            samples,
+            pipeline.backbone,
+            pipeline.layers,
+            pipeline.features,
+            pipeline.runtime,
+            SilentReporter(),
+        )
+        self.encoder_seconds = (time.perf_counter() - start) / len(samples)
+        self.context = stage_context(pipeline, "fit")
+
+    def losses(self, steps: int, batch_size: int) -> tuple[list[float], list[float]]:
+        """The loss of each step and the seconds from one step's loss to the next one's."""
+        losses: list[float] = []
+        times: list[float] = []
+        objective = own_objective(self.context)
+
+        def recorded(*arguments: Any) -> torch.Tensor:
+            loss = objective(*arguments)
+            losses.append(loss.item())
+            times.append(time.perf_counter())
+            return loss
+
+        samples = self.context.data.train
+        with tempfile.TemporaryDirectory() as work:
+            train(
+                self.context,
+                self.context.new_student("all"),
+                samples,
+                recorded,
+                AllImages(len(samples), 0),
+                TrainingLength(steps, batch_size, True),
+                Checkpoints(Path(work), "benchmark"),
+                "benchmark",
+            )
+        return losses, [after - before for before, after in itertools.pairwise(times)]
+
+
+def peer_seconds(given: argparse.Namespace, steps: int) -> list[float]:
+    """Seconds of training steps of anomalib's Dinomaly, the first not counted."""
+    from anomalib.models.image.dinomaly.components import StableAdamW
+    from anomalib.models.image.dinomaly.lightning_model import TRAINING_CONFIG, Dinomaly
+
+    with random_encoders():
+        peer = Dinomaly(encoder_name=MODELS[given.model])
+    optimiser = StableAdamW([{"params": peer.trainable_modules.parameters()}], **TRAINING_CONFIG["optimizer"])
+    peer.model.train()
+    taken = []
+    for step in range(steps + 1):
+        images = torch.rand(given.batch_size, 3, given.image_size, given.image_size)
+        start = time.perf_counter()
+        optimiser.zero_grad()
+        loss = peer.model(images, global_step=step)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(peer.trainable_modules.parameters(), 0.1)
+        optimiser.step()
+        taken.append(time.perf_counter() - start)
+    return taken[1:]
+
+
+def largest_difference(given: argparse.Namespace, found: Sequence[float]) -> float:
+    """Largest relative difference of the losses of a training from those of the same training in float32."""
+    exact, _ = Meds(given, "fp32").losses(len(found), given.batch_size)
+    return max(abs(a - b) / abs(b) for a, b in zip(found, exact, strict=True))
+
+
+def main() -> None:
+    """Run the comparison and print a table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", choices=sorted(MODELS), default="small")
+    parser.add_argument("--image-size", type=int, default=392)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of each side")
+    parser.add_argument("--compare-losses", type=int, default=0, help="steps to compare with float32 (slow)")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["MEDS_HOME"] = home
+        meds = Meds(given, "auto")
+        losses, ours = meds.losses(max(given.steps, given.compare_losses) + 1, given.batch_size)
+        difference = largest_difference(given, losses) if given.compare_losses else None
+    theirs = peer_seconds(given, given.steps)
+    step, peer = sorted(ours)[len(ours) // 2], sorted(theirs)[len(theirs) // 2]
+    what = f"Dinomaly, ViT-{given.model}, {given.image_size}x{given.image_size}, batches of {given.batch_size}"
+    print(f"{what}: meds {step:.2f} s a step ({meds.context.runtime.precision}), anomalib {peer:.2f} s")
+    print(f"ratio {peer / step:.1f}; the encoder took meds {meds.encoder_seconds:.3f} s an image, once")
+    if difference is not None:
+        print(f"losses of {given.compare_losses} steps: at most {100 * difference:.2f} % from float32")
+    figures = {"what": what, "meds_seconds": step, "peer_seconds": peer, "ratio": peer / step}
+    figures |= {"encoder_seconds_an_image": meds.encoder_seconds, "largest_loss_difference": difference}
+    write_result(given.json, figures, "anomalib")
+
+
+if __name__ == "__main__":
+    main()

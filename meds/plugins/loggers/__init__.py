@@ -1,0 +1,1 @@
+"""Run loggers that ship with meds."""

@@ -1,0 +1,92 @@
+"""What stands in MLflow after runs: parameters, metrics by step, tables; one run for a run directory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from meds_mlflow import MlflowOptions
+from meds_mlflow.logger import Mlflow, allowed, flattened
+from mlflow.tracking import MlflowClient
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "synthetic.yaml"
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    monkeypatch.setenv("MEDS_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    client = MlflowClient(uri)
+    client.create_experiment("meds", artifact_location=(tmp_path / "artifacts").as_uri())
+    return client
+
+
+def run(*sets: str) -> int:
+    from typer.testing import CliRunner
+
+    from meds.cli.app import app
+
+    overrides = [word for value in sets for word in ("--set", value)]
+    return CliRunner().invoke(app, ["run", str(EXAMPLE), *overrides]).exit_code
+
+
+def only_run(client: MlflowClient) -> Any:
+    experiment = client.get_experiment_by_name("meds")
+    assert experiment is not None
+    (found,) = client.search_runs([experiment.experiment_id])
+    return found
+
+
+def test_a_run_and_its_continuation_are_one_run(server: MlflowClient, tmp_path: Path) -> None:
+    assert run() == 0
+    found = only_run(server)
+    assert found.info.status == "FINISHED"
+    assert found.data.params["student.type"] == "rd"
+    assert found.data.params["stages.distill.iterations"] == "20"
+    metrics = json.loads((tmp_path / "runs" / "mlflow-synthetic" / "metrics.json").read_text())
+    assert found.data.metrics["metrics/mean/image_auroc"] == pytest.approx(metrics["mean"]["image_auroc"])
+    events = [json.loads(line) for line in (tmp_path / "runs/mlflow-synthetic/events.jsonl").read_text().splitlines()]
+    losses = {e["iteration"]: e["loss"] for e in events if e["event"] == "iteration" and e["stage"] == "distill"}
+    history = server.get_metric_history(found.info.run_id, allowed("distill (all)/loss"))
+    assert {row.step: row.value for row in history} == pytest.approx(losses)
+    assert {file.path for file in server.list_artifacts(found.info.run_id)} >= {"metrics.json", "ranking.csv"}
+    assert run("stages.select-finetune.iterations=10") == 0
+    again = only_run(server)
+    assert again.info.run_id == found.info.run_id
+    assert again.data.tags["meds.changed"] == "stages.select-finetune.iterations"
+
+
+def test_a_failed_stage_closes_the_run_as_failed(server: MlflowClient, tmp_path: Path) -> None:
+    logger = Mlflow(MlflowOptions())
+    logger.run_started(tmp_path, {"name": "x", "spec": {"seed": 0}})
+    logger.stage_failed(tmp_path, "distill", {"error": "MedsError: no"})
+    found = only_run(server)
+    assert found.info.status == "FAILED"
+    assert found.data.tags["meds.error"] == "distill: MedsError: no"
+
+
+def test_a_server_that_is_not_there_is_named_and_the_run_goes_on(server: MlflowClient, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert run(f"loggers=[{{type: mlflow, tracking_uri: 'sqlite:///{tmp_path}/file/below.db'}}]") == 0
+    events = (tmp_path / "runs" / "mlflow-synthetic" / "events.jsonl").read_text()
+    assert events.count("logger_failed") == 1
+    assert (tmp_path / "runs" / "mlflow-synthetic" / "metrics.json").is_file()
+
+
+def test_keys_are_dotted_and_stages_go_by_type() -> None:
+    spec = yaml.safe_load(
+        "{seed: 1, stages: [{type: fit, iterations: 3}, {type: fit}, {type: evaluate}], layers: [a, b]}"
+    )
+    assert dict(flattened(spec)) == {
+        "seed": "1",
+        "stages.0.type": "fit",
+        "stages.0.iterations": "3",
+        "stages.1.type": "fit",
+        "stages.evaluate.type": "evaluate",
+        "layers": "['a', 'b']",
+    }

@@ -1,0 +1,110 @@
+"""Run loggers: what they are told, that a failing one is left out, and what TensorBoard shows."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meds.core.events import Events, RunLogger
+from meds.core.registry import load_registry
+
+pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
+
+
+def scalars(folder: Path) -> dict[str, dict[int, float]]:
+    """Value by step of every scalar in a folder of event files."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder), purge_orphaned_data=True)
+    found.Reload()
+    return {tag: {event.step: event.value for event in found.Scalars(tag)} for tag in found.Tags()["scalars"]}
+
+
+def with_logger(spec: dict[str, Any]) -> dict[str, Any]:
+    return spec | {"loggers": [{"type": "tensorboard"}]}
+
+
+def test_tensorboard_shows_losses_selection_costs_and_metrics(project: Any, tiny_spec: dict[str, Any]) -> None:
+    project.run_well(spec=with_logger(tiny_spec))
+    folder = project.file("tensorboard")
+    told = project.events("iteration")
+    for stage, iterations in (("distill", 4), ("select-finetune", 6)):
+        loss = scalars(folder / f"{stage} (all)")["loss"]
+        last = next(event for event in told if event["stage"] == stage)
+        assert loss == {iterations: pytest.approx(last["loss"])}
+    epochs = [event for event in project.events("epoch") if event["class"] == "weave"]
+    shown = scalars(folder / "select-finetune of weave")
+    assert list(shown["selection/threshold"].values()) == pytest.approx([e["threshold"] for e in epochs])
+    shares = [event["selected"] / event["total"] for event in epochs]
+    assert list(shown["selection/selected share"].values()) == pytest.approx(shares)
+    whole = scalars(folder / "run")
+    metrics = project.json("metrics.json")
+    assert whole["metrics/mean/image_auroc"][0] == pytest.approx(metrics["mean"]["image_auroc"])
+    cost = project.events("after_stage")[0]["cost"]["wall_s"]
+    assert whole["cost/memory/seconds"][0] == pytest.approx(cost)
+
+
+def test_steps_after_a_kill_replace_those_before_it(tmp_path: Path) -> None:
+    logger = load_registry().get("logger", "tensorboard")
+
+    def told(steps: list[int], loss: float) -> None:
+        """What one process tells before it is killed."""
+        made = logger.load()(logger.plugin.options())
+        for step in steps:
+            facts = {"training": "fit (all)", "iteration": step, "iterations": 60, "learning_rate": 0.1}
+            made.iteration(tmp_path, "fit", facts | {"loss": loss})
+        made._flush()
+
+    told([10, 20, 30, 40], 1.0)
+    told([30, 40, 50], 2.0)
+    loss = scalars(tmp_path / "tensorboard" / "fit (all)")["loss"]
+    assert loss == {10: 1.0, 20: 1.0, 30: 2.0, 40: 2.0, 50: 2.0}
+
+
+def test_without_the_package_one_sentence_says_what_to_install(
+    project: Any, tiny_spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    done = project.run(spec=with_logger(tiny_spec))
+    assert done.code == 2
+    assert "pip install 'meds-ad[tensorboard]'" in done.said
+
+
+def test_loggers_are_told_the_spec_and_the_metrics(tmp_path: Path) -> None:
+    heard: list[tuple[str, dict[str, Any]]] = []
+
+    class Listens(RunLogger):
+        def run_started(self, run: Path, facts: dict[str, Any]) -> None:
+            heard.append(("started", facts))
+
+        def run_finished(self, run: Path, facts: dict[str, Any]) -> None:
+            heard.append(("finished", facts))
+
+    events = Events(tmp_path, [Listens(None)])
+    events.started("tiny", {"seed": 3})
+    events.finished({"mean": {}})
+    assert heard == [("started", {"name": "tiny", "spec": {"seed": 3}}), ("finished", {"metrics": {"mean": {}}})]
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["run_started", "run_finished"]
+    assert "spec" not in lines[0]
+
+
+def test_a_logger_that_raises_is_named_once_and_left_out(tmp_path: Path) -> None:
+    class Raises(RunLogger):
+        calls = 0
+
+        def before_stage(self, run: Path, stage: str, facts: dict[str, Any]) -> None:
+            Raises.calls += 1
+            raise SystemExit("no connection")
+
+    warnings: list[str] = []
+    events = Events(tmp_path, [Raises(None)], warnings.append)
+    for stage in ("memory", "distill"):
+        events.emit("before_stage", stage=stage)
+    assert Raises.calls == 1
+    (warning,) = warnings
+    assert "Raises: SystemExit: no connection" in warning
