@@ -30,7 +30,9 @@ class Option:
         """The default as it would stand in a spec."""
         if self.required:
             return "required"
-        text: str = yaml.safe_dump(self.default, default_flow_style=True, allow_unicode=True, width=10_000)
+        text: str = yaml.safe_dump(
+            self.default, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000
+        )
         return f"default {text.strip().removesuffix('...').strip()}"
 
 
