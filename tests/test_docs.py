@@ -26,9 +26,9 @@ from meds.core.stage import SilentReporter
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
-# Their blocks build on one another: a test of its own follows each of them from top to bottom.
-FOLLOWED = [ROOT / "docs" / "tutorial.md", ROOT / "docs" / "write-a-student.md"]
-ALONE = [page for page in PAGES if page not in FOLLOWED]
+FOLLOWED = {"tutorial", "write-a-student"}
+"""Pages whose blocks build on one another; a test of their own follows them."""
+ALONE = [page for page in PAGES if page.stem not in FOLLOWED]
 PACKAGES = sorted(path.parent for path in ROOT.glob("plugins_contrib/*/pyproject.toml"))
 MORE_PAGES = [*ROOT.glob("benchmarks/*.md"), *(package / "README.md" for package in PACKAGES)]
 EXAMPLES = sorted(ROOT.glob("examples/**/*.yaml"))

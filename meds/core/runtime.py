@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 import resource
 import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from meds.core.errors import ResourceError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 Precision = Literal["fp32", "bf16"]
 
@@ -46,6 +52,22 @@ class Runtime:
     def place(self, module: nn.Module) -> nn.Module:
         """Move a network to the device; the memory layout is the network's own choice."""
         return module.to(self.device)
+
+    def side_by_side(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """The results of `work`, in order: on a processor on several items at once, each on one thread.
+
+        So small pieces keep all cores busy without splitting any of them, and a result does not depend on the number
+        of threads. On an accelerator one item follows the other.
+        """
+        if self.device.type != "cpu" or self.threads == 1:
+            yield from map(work, items)
+            return
+        try:
+            with ThreadPoolExecutor(self.threads, initializer=partial(torch.set_num_threads, 1)) as pool:
+                yield from pool.map(work, items)
+        finally:
+            # A thread's setting is also the one that threads made later begin with.
+            torch.set_num_threads(self.threads)
 
     def describe(self) -> str:
         """A short text such as "cpu (2 threads, bf16)"."""

@@ -82,8 +82,9 @@ class Memory(Stage):
                         f"The memories of the class '{context.data.class_names[index]}' are drawn from "
                         f"{len(search.candidates)} of its {len(own)} images (max_images)."
                     )
-                for place, vectors in enumerate(search.vectors):
-                    maps[own[place]] = search.score(vectors, place)
+                scored = context.runtime.side_by_side(search.score_own, range(len(own)))
+                for position, found in zip(own, scored, strict=True):
+                    maps[position] = found
                     bar.advance()
         whole = torch.stack([m for m in maps if m is not None])
         context.output.write_tensors("scores", {"maps": whole, "candidates": torch.tensor(pool)})
@@ -103,10 +104,10 @@ class Memory(Stage):
         vectors, grid = self.patch_vectors(context, sample * PROBE_IMAGES)
         coarse = context.runtime.precision == "bf16"
         memory = ClassMemory(self.options, vectors, grid, 0, coarse)
-        memory.score(vectors[0], 0)
+        memory.score_own(0)
         start = time.perf_counter()
-        memory.score(vectors[0], 0)
-        pair = (time.perf_counter() - start) / PROBE_IMAGES
+        probes = len(list(context.runtime.side_by_side(memory.score_own, range(PROBE_IMAGES))))
+        pair = (time.perf_counter() - start) / probes / PROBE_IMAGES
         counts = [sum(s.class_index == c for s in context.data.train) for c in range(len(context.data.class_names))]
         return pair * sum(count * min(count, self.options.max_images or count) for count in counts)
 
@@ -177,6 +178,10 @@ class ClassMemory:
         scores = self._by_patch(query, excluded) if self.options.level == "patch" else self._by_image(query, excluded)
         return scores.float().reshape(self.grid).cpu()
 
+    def score_own(self, position: int) -> Tensor:
+        """Score map [H, W] of the training image at this position."""
+        return self.score(self.vectors[position], position)
+
     def _by_image(self, query: Tensor, excluded: int | None) -> Tensor:
         total, count = len(self._pool), len(self._pool) - (excluded is not None)
         if self.options.estimator == "bootstrap":
@@ -229,8 +234,12 @@ class MemoryScorer(Scorer):
         groups = features if self._student is None else self._student.targets(features)
         grid = _memory_grid(groups, self._stage.options.grid)
         vectors = patch_vectors_of(groups, grid, self._stage.pooling(self._context.backbone))
-        maps = [self._memory(int(c)).score(v, None) for v, c in zip(vectors, classes.tolist(), strict=True)]
-        return Scores([torch.stack(maps)])
+        memories = [self._memory(int(index)) for index in classes.tolist()]
+
+        def score(place: int) -> Tensor:
+            return memories[place].score(vectors[place], None)
+
+        return Scores([torch.stack(list(self._context.runtime.side_by_side(score, range(len(memories)))))])
 
     def _memory(self, index: int) -> ClassMemory:
         if index not in self._memories:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -86,23 +83,16 @@ def _largest(products: Tensor) -> tuple[Tensor, Tensor]:
         return best.values, best.indices
     # Negative floating-point numbers are ordered backwards as integers, and NumPy finds the smallest integer with
     # vector instructions, four times as fast as torch finds the largest number with its place.
-    numbers = products.view(torch.int16).numpy()
-    places = np.empty(numbers.shape[:-1], dtype=np.int64)
-    _in_threads(len(numbers), lambda rows: np.argmin(numbers[rows], axis=-1, out=places[rows]))
-    found = torch.from_numpy(places)
-    return products.gather(-1, found[..., None])[..., 0], found
+    places = torch.from_numpy(products.view(torch.int16).numpy().argmin(axis=-1))
+    return products.gather(-1, places[..., None])[..., 0], places
 
 
 def _compare_on_cpu(vectors: Tensor, query: Tensor, places: Tensor) -> Tensor:
     """Query by query, so that the gathered rows are multiplied while they are still in the processor's cache."""
     rows, queries, wanted = vectors.numpy(), query.numpy(), places.numpy()
     result = np.empty(wanted.shape, dtype=np.float32)
-
-    def compare(part: slice) -> None:
-        for i in range(part.start, part.stop):
-            np.dot(rows[wanted[i]], queries[i], out=result[i])
-
-    _in_threads(len(queries), compare)
+    for i, patch in enumerate(queries):
+        np.dot(rows[wanted[i]], patch, out=result[i])
     return torch.from_numpy(result)
 
 
@@ -115,17 +105,6 @@ def _compare_in_blocks(vectors: Tensor, query: Tensor, places: Tensor) -> Tensor
         products = torch.bmm(rows, query[start : start + step, :, None])
         result[start : start + step] = products[:, :, 0]
     return result
-
-
-def _in_threads(count: int, work: Callable[[slice], object]) -> None:
-    """Do work on the parts of 0 to `count`, one for each of torch's threads; NumPy lets them run side by side."""
-    workers = torch.get_num_threads()
-    if workers == 1:
-        work(slice(0, count))
-        return
-    ends = [count * i // workers for i in range(workers + 1)]
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(work, (slice(*pair) for pair in itertools.pairwise(ends))))
 
 
 def _with_column(vectors: Tensor, value: float) -> Tensor:
