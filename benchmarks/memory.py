@@ -11,14 +11,13 @@ product of its patches with the bank, rounded, and the minimum; it is always rec
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import time
 from pathlib import Path
 
 import faiss
 import numpy as np
 import torch
+from surroundings import write_result
 
 from meds.core.runtime import Runtime
 from meds.stages.memory import ClassMemory
@@ -103,9 +102,6 @@ def main() -> None:
         "channels": given.channels,
         "banks": given.banks,
         "device": runtime.describe(),
-        "processor": platform.processor() or platform.machine(),
-        "faiss": faiss.__version__,
-        "torch": torch.__version__,
         "naive_seconds": naive_seconds,
         "exact_seconds": exact_seconds,
         "bootstrap_seconds": bootstrap_seconds,
@@ -124,8 +120,7 @@ def main() -> None:
     print(f"{'meds bootstrap':22}{bootstrap_seconds:10.2f}{naive_seconds / bootstrap_seconds:8.1f}  {gap}")
     gap = f"{error:.1e} (relative) from a search in float32"
     print(f"{'meds exact':22}{exact_seconds:10.2f}{naive_seconds / exact_seconds:8.1f}  {gap}")
-    if given.json:
-        given.json.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(given.json, result, "faiss-cpu")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from command_lines import OPTIONS, UnknownCommandError, check_command
+from pages import fenced_blocks
 from typer.testing import CliRunner
 
 from meds.cli.app import app
@@ -39,8 +40,7 @@ SCRIPTS = [*PAGES, *MORE_PAGES, *EXAMPLES, *sorted(ROOT.glob("plugins_contrib/*/
 
 def blocks(page: Path, language: str) -> list[str]:
     """The fenced blocks of a page in a language, without their indent."""
-    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.M | re.S)
-    return [re.sub(rf"^{indent}", "", text, flags=re.M) for indent, text in found]
+    return [text for found, text in fenced_blocks(page) if found == language]
 
 
 def command_lines(text: str) -> Iterator[str]:

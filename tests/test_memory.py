@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from meds.stages import memory_estimators as estimators
+from meds.stages import nearest
 from meds.stages.memory import ClassMemory, Memory, patch_vectors_of
 from meds.stages.options import MemoryOptions
 
@@ -175,6 +176,22 @@ def test_coarse_search_agrees_with_the_exact_one(twins: int, most: float) -> Non
     torch.testing.assert_close(found, exact, rtol=most, atol=0)
     assert found.mean().item() == pytest.approx(exact.mean().item(), rel=3e-4)
     assert (found > exact - 1e-6).all(), "a coarse search may miss the nearest patch but never invent a nearer one"
+
+
+def test_comparisons_for_an_accelerator_are_those_for_a_processor() -> None:
+    vectors = random_vectors(6, patches=40, channels=32).flatten(0, 1)
+    query, places = vectors[:40], torch.randint(0, len(vectors), (40, 7), generator=torch.Generator().manual_seed(5))
+    wanted = torch.stack([vectors[rows] @ patch for rows, patch in zip(places, query, strict=True)])
+    torch.testing.assert_close(nearest._compare_on_cpu(vectors, query, places), wanted)
+    torch.testing.assert_close(nearest._compare_in_blocks(vectors, query, places), wanted)
+
+
+def test_the_largest_by_integers_is_the_largest() -> None:
+    products = -torch.rand(5, 3, 50, generator=torch.Generator().manual_seed(6)) - 0.004
+    for values in (products.bfloat16(), products):
+        found, places = nearest._largest(values)
+        torch.testing.assert_close(found, values.amax(dim=2))
+        torch.testing.assert_close(values.gather(2, places[..., None])[..., 0], found)
 
 
 def test_the_cap_draws_candidates_of_the_class_by_seed() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import Finished, run_command
+from pages import fenced_blocks
 from PIL import Image
 
 from meds.plugins.datasets.synthetic import SyntheticDataset, SyntheticOptions
@@ -35,11 +35,10 @@ def place(tmp_path: Path, tiny_spec: dict[str, Any], monkeypatch: pytest.MonkeyP
 def follow(place: Path) -> list[Finished]:
     """Run every command and every listing of the page in its order."""
     done = []
-    for language, text in re.findall(r"^```(bash|python)\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S):
+    for language, text in fenced_blocks(PAGE):
         if language == "python":
             exec(compile(text, PAGE.name, "exec"), {})
-            continue
-        for line in text.splitlines():
+        for line in text.splitlines() if language == "bash" else ():
             words = shlex.split(line.replace("/data/today", str(place / "today")))
             assert words[0] == "meds"
             done.append(run_command(*words[1:]))

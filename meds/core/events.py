@@ -64,17 +64,17 @@ class Events:
 
     def emit(self, event: str, **facts: Any) -> None:
         """Note one event and tell the loggers."""
-        self._append({"time": round(time.time(), 3), "event": event, **facts})
+        self._append(event, **facts)
         self._tell(event, facts)
 
     def started(self, name: str, spec: dict[str, Any]) -> None:
         """The run begins; the spec stands in spec.yaml and is only told to the loggers."""
-        self._append({"time": round(time.time(), 3), "event": "run_started", "name": name})
+        self._append("run_started", name=name)
         self._tell("run_started", {"name": name, "spec": spec})
 
     def finished(self, metrics: dict[str, Any] | None) -> None:
         """The run is done; the metrics stand in metrics.json and are only told to the loggers."""
-        self._append({"time": round(time.time(), 3), "event": "run_finished"})
+        self._append("run_finished")
         self._tell("run_finished", {"metrics": metrics})
 
     def _tell(self, event: str, facts: dict[str, Any]) -> None:
@@ -92,9 +92,10 @@ class Events:
     def _leave_out(self, logger: RunLogger, error: BaseException) -> None:
         self.loggers.remove(logger)
         text = f"{type(logger).__name__}: {type(error).__name__}: {error}"
-        self._append({"time": round(time.time(), 3), "event": "logger_failed", "error": text})
+        self._append("logger_failed", error=text)
         self._warn(f"The logger {text}; it is left out from here on, and the run goes on.")
 
-    def _append(self, row: dict[str, Any]) -> None:
+    def _append(self, event: str, **facts: Any) -> None:
+        row = {"time": round(time.time(), 3), "event": event, **facts}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -163,32 +163,22 @@ def train(
             loss = objective(student, features, batches[batch], context.class_tensor(chosen), progress)
             _step(loss, optimiser, parameters, defaults.clip_norm, title, iteration)
             iteration, batch = iteration + 1, batch + 1
-            bar.advance(1, note=f"loss {loss.item():.4f}")
+            value = loss.item()
+            bar.advance(1, note=f"loss {value:.4f}")
             if iteration % TOLD_ITERATIONS == 0 or iteration == length.iterations:
-                _tell(context, title, iteration, length, loss, optimiser)
+                context.emit(
+                    "iteration",
+                    stage=context.name,
+                    training=title,
+                    iteration=iteration,
+                    iterations=length.iterations,
+                    loss=value,
+                    learning_rate=optimiser.param_groups[0]["lr"],
+                )
             if checkpoints.due() and iteration < length.iterations:
                 position = torch.tensor([iteration, epoch, batch])
                 checkpoints.save(iteration, _state(student, optimiser, plan, position, order))
     student.eval()
-
-
-def _tell(
-    context: StageContext,
-    title: str,
-    iteration: int,
-    length: TrainingLength,
-    loss: Tensor,
-    optimiser: torch.optim.Optimizer,
-) -> None:
-    context.emit(
-        "iteration",
-        stage=context.name,
-        training=title,
-        iteration=iteration,
-        iterations=length.iterations,
-        loss=loss.item(),
-        learning_rate=optimiser.param_groups[0]["lr"],
-    )
 
 
 def step_seconds(context: StageContext, batch_size: int) -> float:

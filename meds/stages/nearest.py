@@ -27,6 +27,7 @@ class PatchIndex:
     def __init__(self, vectors: Tensor, coarse: bool) -> None:
         self.count, self.patches, channels = vectors.shape
         self._exact = vectors.reshape(-1, channels)
+        self._coarse = coarse
         self._search = _with_column(self._exact, -_ABOVE_ANY_COSINE) if coarse else self._exact
 
     def best_images(self, query: Tensor, count: int, excluded: int | None = None, exactly: int | None = None) -> Tensor:
@@ -39,9 +40,9 @@ class PatchIndex:
         cosines, places = self._nearest(query)
         if excluded is not None:
             cosines[:, excluded] = -math.inf
+        if not self._coarse:
+            return cosines.topk(count, dim=1).values
         found = cosines.topk(min(count + _MARGIN, self.count), dim=1)
-        if self._search is self._exact:
-            return found.values[:, :count]
         compared = min((count if exactly is None else exactly) + _MARGIN, found.values.shape[1])
         values = found.values.float() + _ABOVE_ANY_COSINE
         values[:, :compared] = self._compare(query, places.gather(1, found.indices[:, :compared]))
@@ -52,11 +53,11 @@ class PatchIndex:
     def every_image(self, query: Tensor) -> Tensor:
         """Largest cosine with each image: [Q, C] -> [Q, n] float32."""
         cosines, places = self._nearest(query)
-        return cosines if self._search is self._exact else self._compare(query, places)
+        return self._compare(query, places) if self._coarse else cosines
 
     def _nearest(self, query: Tensor) -> tuple[Tensor, Tensor]:
         """Largest cosine, less a constant if coarse, [Q, n], and the row of that patch among all, int64 [Q, n]."""
-        wanted = query if self._search is self._exact else _with_column(query, 1.0)
+        wanted = _with_column(query, 1.0) if self._coarse else query
         images = min(self.count, max(1, _BLOCK_ELEMENTS // (len(query) * self.patches)))
         cosines = torch.empty(len(query), self.count, dtype=wanted.dtype, device=query.device)
         places = torch.empty(len(query), self.count, dtype=torch.int64, device=query.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,10 @@ def test_a_mask_that_leaves_nothing_is_refused() -> None:
     with pytest.raises(PluginError, match="'neighbours' lower"):
         student(neighbours=17)
     assert student(neighbours=7).mask.any()
+    backbone = SimpleNamespace(family="cnn", layer={layer.name: layer for layer in LAYERS}.__getitem__)
+    options = UniADOptions(**SMALL, layers=[layer.name for layer in LAYERS], neighbours=17)
+    with pytest.raises(PluginError, match="'neighbours' lower"):
+        UniAD.layers_needed(options, backbone)
 
 
 def slow_attention(layer: Attention, tokens: Tensor, memory: Tensor, position: Tensor, mask: Tensor) -> np.ndarray:

@@ -44,14 +44,7 @@ class UniAD(Student):
         height, width = layers[0].height, layers[0].width
         channels = sum(layer.channels for layer in layers)
         shape = (options.width, options.heads, options.feedforward, options.dropout)
-        mask = neighbour_mask(height, width, options.neighbours)
-        if bool(mask.all(dim=1).any()):
-            raise PluginError(
-                f"The student 'uniad' forbids a patch to look at the {options.neighbours}x{options.neighbours} patches "
-                f"around it, which is all that some have on a grid of {height}x{width}: set 'neighbours' lower or take "
-                "a larger image."
-            )
-        self.register_buffer("mask", mask, persistent=False)
+        self.register_buffer("mask", _mask(options, height, width), persistent=False)
         self.project = nn.Linear(channels, options.width)
         self.position = PositionEmbedding(height, width, options.width)
         self.encoder = nn.ModuleList(EncoderLayer(*shape) for _ in range(options.encoder_layers))
@@ -65,13 +58,18 @@ class UniAD(Student):
 
     @classmethod
     def layers_needed(cls, options: Any, backbone: Backbone) -> tuple[str, ...]:
-        """The layers on one square grid."""
+        """The layers on one square grid.
+
+        Raises:
+            PluginError: the backbone lacks a layer, or the square of `neighbours` leaves some position nothing.
+        """
         names = options.layers
         if names is None:
             cnn = backbone.family == "cnn"
             names = layers_at_strides("uniad", STRIDES, backbone) if cnn else [backbone.final_layer]
         chosen = [backbone.layer(name) for name in names]
         grid = options.grid or min(layer.height for layer in chosen)
+        _mask(options, grid, grid)  # refused here, an impossible mask costs no work
         there = [(layer.height, layer.width) == (grid, grid) for layer in chosen]
         return tuple(name if fits else on_grid(name, grid) for name, fits in zip(names, there, strict=True))
 
@@ -141,3 +139,15 @@ class UniAD(Student):
             pool_window=16,
             mask_rule="any",
         )
+
+
+def _mask(options: UniADOptions, height: int, width: int) -> Tensor:
+    """The mask of `neighbour_mask`; PluginError if it leaves some position nothing to look at."""
+    mask = neighbour_mask(height, width, options.neighbours)
+    if bool(mask.all(dim=1).any()):
+        raise PluginError(
+            f"The student 'uniad' forbids a patch to look at the {options.neighbours}x{options.neighbours} patches "
+            f"around it, which is all that some have on a grid of {height}x{width}: set 'neighbours' lower or take "
+            "a larger image."
+        )
+    return mask
