@@ -26,7 +26,6 @@ from meds_fun_ad.network import LocalNetwork
 from meds_fun_ad.training import Trainer
 
 from meds.api import Backbone, DataError, Layer, MedsError, PluginError, Preprocessing, derive_seed
-from meds.testing import DetectorKit
 
 
 def trainer(folder: Path, count: int = 9, **changes: Any) -> Trainer:
@@ -224,11 +223,3 @@ def test_the_released_recipe_is_made_of_options() -> None:
     (plugin,) = meds_students()
     changed = FunADOptions(**plugin.recipes["released"]).model_dump(exclude_defaults=True)
     assert changed == plugin.recipes["released"]
-
-
-class TestContract(DetectorKit):
-    """Every check of the contract for detectors."""
-
-    name = "fun-ad"
-    options = {"epochs": 2, "batch_size": 4, "hidden": (16, 8)}
-    backbones = ("cnn", "vit")

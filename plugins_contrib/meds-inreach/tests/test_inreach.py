@@ -14,7 +14,6 @@ from meds_inreach.detector import InReaCh
 from torch import Tensor
 
 from meds.api import PluginError
-from meds.testing import DetectorKit
 
 
 def fitted(folder: Path, maps: list[Tensor], classes: list[int] | None = None, **options: Any) -> InReaCh:
@@ -153,11 +152,3 @@ def test_the_released_recipe_is_made_of_options() -> None:
     (plugin,) = meds_students()
     changed = InReaChOptions(**plugin.recipes["released"]).model_dump(exclude_defaults=True)
     assert changed == plugin.recipes["released"]
-
-
-class TestContract(DetectorKit):
-    """Every check of the contract for detectors; the kit's images are few, and channels of two must do."""
-
-    name = "inreach"
-    options = {"min_channel_length": 1, "seeds": 4}
-    backbones = ("cnn", "vit")
