@@ -144,13 +144,14 @@ def encoder(family: str, *layers: Layer) -> Any:
     return found
 
 
-def test_layers_are_a_cnn_s_four_stages_or_four_blocks() -> None:
+def test_layers_are_a_cnn_s_four_stages_or_a_vit_s_blocks_but_the_deepest() -> None:
     stages = [Layer(f"stride{s}", 8, 64 // s, 64 // s) for s in (2, 4, 8, 16, 32)]
     assert embedded_layers(InReaChOptions(), encoder("cnn", *stages)) == ("stride4", "stride8", "stride16", "stride32")
     blocks = [Layer(f"block{i}", 8, 4, 4) for i in range(12)]
     vit = encoder("vit", *blocks, Layer("prefix11", 8, 1, 1), Layer("final", 8, 4, 4))
-    assert embedded_layers(InReaChOptions(), vit) == ("block1", "block4", "block7", "block10")
-    assert embedded_layers(InReaChOptions(), encoder("vit", *blocks[:2])) == ("block0", "block1")
+    assert embedded_layers(InReaChOptions(), vit) == ("block2", "block5", "block8")
+    assert embedded_layers(InReaChOptions(), encoder("vit", *blocks[:4])) == ("block0", "block1", "block2")
+    assert embedded_layers(InReaChOptions(), encoder("vit", *blocks[:2])) == ("block0",)
     assert embedded_layers(InReaChOptions(), encoder("vit", Layer("final", 8, 4, 4))) == ("final",)
 
 

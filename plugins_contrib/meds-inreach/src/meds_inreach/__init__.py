@@ -18,8 +18,8 @@ class InReaChOptions(Options):
     layers: list[str] | None = Field(
         default=None,
         min_length=1,
-        description="Backbone layers whose patches are joined. Default: a CNN's at strides 4, 8, 16 and 32, four of a "
-        "ViT's blocks.",
+        description="Backbone layers whose patches are joined. Default: a CNN's at strides 4, 8, 16 and 32, a ViT's "
+        "blocks at a quarter, half and three quarters of its depth.",
     )
     grid: int | None = Field(
         default=None,

@@ -13,7 +13,7 @@ from meds.api import Backbone, Layer, PluginError
 from . import InReaChOptions
 
 CNN_STRIDES = (4, 8, 16, 32)
-VIT_BLOCKS = 4
+VIT_QUARTERS = (1, 2, 3)
 LARGEST_GRID = 14
 LARGEST_WIDTH = 1024
 
@@ -44,8 +44,9 @@ def _cnn_layers(backbone: Backbone) -> list[str]:
 
 
 def _vit_layers(backbone: Backbone) -> list[str]:
+    # Not the last quarter: its patches know of a defect that lies elsewhere in the image, and are the longest vectors.
     blocks = [layer.name for layer in backbone.layers if layer.name.startswith("block")]
-    places = [(2 * part + 1) * len(blocks) // (2 * VIT_BLOCKS) for part in range(VIT_BLOCKS)] if blocks else []
+    places = [max(quarter * len(blocks) // 4 - 1, 0) for quarter in VIT_QUARTERS] if blocks else []
     return [blocks[place] for place in dict.fromkeys(places)] or [backbone.final_layer]
 
 
