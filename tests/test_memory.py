@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from meds.stages import memory_estimators as estimators
 from meds.stages import nearest
-from meds.stages.memory import ClassMemory, Memory, patch_vectors_of
+from meds.stages.class_memory import ClassMemory
+from meds.stages.memory import Memory, patch_vectors_of
 from meds.stages.options import MemoryOptions
 
 

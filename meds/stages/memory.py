@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,19 +15,15 @@ from meds.core.backbone import Backbone
 from meds.core.data import Sample
 from meds.core.errors import PluginError
 from meds.core.model import Model, Scores
-from meds.core.scoring import from_cosine
 from meds.core.seeds import derive_seed
 from meds.core.stage import Scorer, Stage, StageContext
 from meds.core.store import Artifact
 from meds.core.student import Student
-from meds.stages import memory_estimators as estimators
-from meds.stages.nearest import PatchIndex, best_patches
+from meds.stages.class_memory import ClassMemory, pairs_searched
 from meds.stages.options import MemoryOptions
 
 READ_IMAGES = 32
 PROBE_IMAGES = 16
-# Neighbours that carry so much of a score are compared exactly; what is left may be off by 0.4 % of itself.
-EXACT_MASS = 0.99
 
 
 class Memory(Stage):
@@ -82,9 +77,8 @@ class Memory(Stage):
                         f"The memories of the class '{context.data.class_names[index]}' are drawn from "
                         f"{len(search.candidates)} of its {len(own)} images (max_images)."
                     )
-                scored = context.runtime.side_by_side(search.score_own, range(len(own)))
-                for position, found in zip(own, scored, strict=True):
-                    maps[position] = found
+                for position, found in search.score_all(context.runtime.side_by_side):
+                    maps[own[position]] = found
                     bar.advance()
         whole = torch.stack([m for m in maps if m is not None])
         context.output.write_tensors("scores", {"maps": whole, "candidates": torch.tensor(pool)})
@@ -104,12 +98,13 @@ class Memory(Stage):
         vectors, grid = self.patch_vectors(context, sample * PROBE_IMAGES)
         coarse = context.runtime.precision == "bf16"
         memory = ClassMemory(self.options, vectors, grid, 0, coarse)
-        memory.score_own(0)
+        memory.score(vectors[0], 0)
         start = time.perf_counter()
-        probes = len(list(context.runtime.side_by_side(memory.score_own, range(PROBE_IMAGES))))
-        pair = (time.perf_counter() - start) / probes / PROBE_IMAGES
+        for _ in memory.score_all(context.runtime.side_by_side):
+            pass
+        pair = (time.perf_counter() - start) / pairs_searched(PROBE_IMAGES, PROBE_IMAGES)
         counts = [sum(s.class_index == c for s in context.data.train) for c in range(len(context.data.class_names))]
-        return pair * sum(count * min(count, self.options.max_images or count) for count in counts)
+        return pair * sum(pairs_searched(count, min(count, self.options.max_images or count)) for count in counts)
 
     def patch_vectors(self, context: StageContext, samples: Sequence[Sample]) -> tuple[Tensor, tuple[int, int]]:
         """Unit vectors of all patches [n, H*W, C] float32 and the grid (H, W).
@@ -156,61 +151,6 @@ def patch_vectors_of(groups: Sequence[Tensor], grid: tuple[int, int], pooling: i
         parts.append(F.normalize(group.float(), dim=1))
     joined: Tensor = torch.cat(parts, dim=1) / math.sqrt(len(parts))
     return joined.flatten(2).transpose(1, 2).contiguous()
-
-
-class ClassMemory:
-    """The training patches of one class and the estimator that scores queries against them."""
-
-    def __init__(self, options: MemoryOptions, vectors: Tensor, grid: tuple[int, int], seed: int, coarse: bool) -> None:
-        self.options, self.vectors, self.grid, self.seed = options, vectors, grid, seed
-        count = len(vectors)
-        self.candidates = list(range(count))
-        if options.max_images is not None and options.max_images < count:
-            chosen = np.random.default_rng(seed).choice(count, options.max_images, replace=False)
-            self.candidates = sorted(int(i) for i in chosen)
-        self._columns = {position: column for column, position in enumerate(self.candidates)}
-        self._pool = vectors if len(self.candidates) == count else vectors[self.candidates].contiguous()
-        self._index = PatchIndex(self._pool, coarse)
-
-    def score(self, query: Tensor, own: int | None) -> Tensor:
-        """Score map [H, W] of an image's vectors [H*W, C]; `own` is its position among the training images."""
-        excluded = None if self.options.self_match or own is None else self._columns.get(own)
-        scores = self._by_patch(query, excluded) if self.options.level == "patch" else self._by_image(query, excluded)
-        return scores.float().reshape(self.grid).cpu()
-
-    def score_own(self, position: int) -> Tensor:
-        """Score map [H, W] of the training image at this position."""
-        return self.score(self.vectors[position], position)
-
-    def _by_image(self, query: Tensor, excluded: int | None) -> Tensor:
-        total, count = len(self._pool), len(self._pool) - (excluded is not None)
-        if self.options.estimator == "bootstrap":
-            distances = from_cosine(self._index.every_image(query), self.options.distance)
-            return estimators.bootstrap_scores(distances, self._banks(total, count), excluded)
-        weights = self._weights(total, count)
-        cosines = self._index.best_images(query, len(weights), excluded, estimators.leading(weights, EXACT_MASS))
-        return estimators.exact_scores(from_cosine(cosines, self.options.distance), weights)
-
-    def _by_patch(self, query: Tensor, excluded: int | None) -> Tensor:
-        pool = self._pool[estimators.without(range(len(self._pool)), excluded)].flatten(0, 1)
-        if self.options.estimator == "bootstrap":
-            banks = self._banks(len(pool), len(pool))
-            nearest = [from_cosine((query @ pool[bank].T).amax(dim=1), self.options.distance) for bank in banks]
-            return torch.stack(nearest).mean(dim=0)
-        weights = self._weights(len(pool), len(pool))
-        cosines = best_patches(query, pool, len(weights))
-        return estimators.exact_scores(from_cosine(cosines, self.options.distance), weights)
-
-    def _weights(self, total: int, count: int) -> Tensor:
-        return estimators.order_weights(count, self._size(total, count), self.options.replacement)
-
-    def _banks(self, total: int, count: int) -> Tensor:
-        size = self._size(total, count)
-        return estimators.draw_banks(count, size, self.options.banks, self.options.replacement, self.seed)
-
-    def _size(self, total: int, count: int) -> int:
-        """Candidates in a bank: the ratio of `total`, the class's own image included, out of `count` candidates."""
-        return min(estimators.bank_size(self.options.ratio, total, self.options.bank_size), count)
 
 
 class MemoryScorer(Scorer):
