@@ -56,10 +56,10 @@ def maps_and_masks(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 
 @settings(max_examples=300, deadline=None)
-@given(maps_and_masks(), st.sampled_from([0.05, 0.3, 0.5, 1.0]))
-def test_pixel_figures_equal_slow_references(case: tuple[np.ndarray, np.ndarray], limit: float) -> None:
+@given(maps_and_masks(), st.sampled_from([0.05, 0.3, 0.5, 1.0]), st.sampled_from([1, 2, 7]))
+def test_pixel_figures_equal_slow_references(case: tuple[np.ndarray, np.ndarray], limit: float, threads: int) -> None:
     maps, masks = case
-    figures = pixel_metrics(maps, masks, limit)
+    figures = pixel_metrics(maps, masks, limit, threads)
     assert tuple(figures) == PIXEL_NAMES
     if masks.all() or not masks.any():
         assert set(figures.values()) == {None}
@@ -82,6 +82,17 @@ def test_pixel_figures_on_continuous_maps_equal_slow_references() -> None:
     assert figures["pixel_auroc"] == pytest.approx(roc_auc_score(masks.ravel(), maps.ravel()), abs=1e-12)
     assert figures["pixel_ap"] == pytest.approx(average_precision_score(masks.ravel(), maps.ravel()), abs=1e-12)
     assert figures["pixel_f1max"] == pytest.approx(f1max_by_loop(maps.ravel(), masks.ravel()), abs=1e-12)
+    assert figures["pixel_aupro"] == pytest.approx(aupro_by_loop(maps, masks, 0.3, np.ones((3, 3))), abs=1e-12)
+
+
+def test_pixel_figures_of_extreme_scores_equal_slow_references() -> None:
+    smallest = np.finfo(np.float32).smallest_subnormal
+    values = np.array([0.0, -0.0, smallest, -smallest, 1e37, -1e37, 1.0, -1.0], np.float32)
+    generator = np.random.default_rng(4)
+    maps, masks = generator.choice(values, (3, 8, 8)), generator.random((3, 8, 8)) < 0.5
+    figures = pixel_metrics(maps, masks, threads=2)
+    assert figures == pytest.approx(pixel_metrics(maps.astype(np.float64), masks), abs=1e-12)
+    assert figures["pixel_auroc"] == pytest.approx(roc_auc_score(masks.ravel(), maps.ravel()), abs=1e-12)
     assert figures["pixel_aupro"] == pytest.approx(aupro_by_loop(maps, masks, 0.3, np.ones((3, 3))), abs=1e-12)
 
 

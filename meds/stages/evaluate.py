@@ -174,7 +174,8 @@ class Evaluate(Stage):
             if mask is not None:
                 masks[place] = resize_and_crop_mask(mask, context.backbone.preprocessing, how.map_size, how.mask_rule)
         maps = pixels[[rows[i] for i in known]].numpy()
-        return dict(metrics.pixel_metrics(maps, masks, self.options.aupro_limit))
+        threads = context.runtime.threads
+        return dict(metrics.pixel_metrics(maps, masks, self.options.aupro_limit, threads))
 
     def _calibration(
         self, context: StageContext, train: _Scored, selected: Booleans, unseen: Booleans
