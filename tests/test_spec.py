@@ -177,7 +177,7 @@ def test_set_refuses_a_stage_type_that_is_there_twice(tmp_path: Path) -> None:
 
 RECIPES = [
     ("memory", "distance", "euclidean", "cosine"),
-    ("memory", "features", "auto", "final"),
+    ("memory", "features", "targets", "final"),
     ("memory", "estimator", "bootstrap", "bootstrap"),
     ("memory", "replacement", False, True),
     ("memory", "bank_size", "round", "ceil"),

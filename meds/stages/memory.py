@@ -39,24 +39,23 @@ class Memory(Stage):
 
     def layers_needed(self, backbone: Backbone, student_layers: Sequence[str]) -> tuple[str, ...]:
         """The student's layers, or the encoder's final layer."""
-        if self._uses_final(backbone):
+        if self._uses_final:
             return (backbone.final_layer,)
         return tuple(student_layers)
 
-    def check_model(self, name: str, model: type[Model], backbone: Backbone) -> None:
+    def check_model(self, name: str, model: type[Model], backbone: Backbone) -> None:  # noqa: ARG002
         """Only a student has targets to search; the encoder's final layer is there for all."""
-        if not self._uses_final(backbone) and not issubclass(model, Student):
+        if not self._uses_final and not issubclass(model, Student):
             raise PluginError(
                 f"The stage `memory` searches the student's targets, and '{name}' has none: set `features: final`."
             )
 
-    def student_matters(self, backbone: Backbone) -> bool:
+    def student_matters(self, backbone: Backbone) -> bool:  # noqa: ARG002
         """Whether the student's teacher maps are what is searched."""
-        return not self._uses_final(backbone)
+        return not self._uses_final
 
-    def _uses_final(self, backbone: Backbone) -> bool:
-        if self.options.features == "auto":
-            return backbone.family == "vit"
+    @property
+    def _uses_final(self) -> bool:
         return self.options.features == "final"
 
     def pooling(self, backbone: Backbone) -> int:
@@ -115,7 +114,7 @@ class Memory(Stage):
         vectors is the mean over groups of their cosines.
         """
         layers = self.layers_needed(context.backbone, context.student_layers())
-        student = None if self._uses_final(context.backbone) else context.new_student("memory")
+        student = None if self._uses_final else context.new_student("memory")
         whole, grid = torch.empty(0), (0, 0)
         for start in range(0, len(samples), READ_IMAGES):
             features = context.read_features(samples[start : start + READ_IMAGES], layers)

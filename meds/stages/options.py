@@ -21,9 +21,8 @@ class MemoryOptions(Options):
     level: Literal["image", "patch"] = Field(
         default="image", description="Whether a bank is a random subset of images or of patches."
     )
-    features: Literal["auto", "targets", "final"] = Field(
-        default="auto",
-        description="Teacher maps of the student, or the final layer; auto: final for a ViT, targets for a CNN.",
+    features: Literal["targets", "final"] = Field(
+        default="targets", description="The student's teacher maps, or the encoder's final layer (the released code)."
     )
     grid: int = Field(
         default=28,
