@@ -113,7 +113,8 @@ class Evaluate(Stage):
             for key in OVERRIDES
             if (value := getattr(self.options, key)) is not None
         }
-        return replace(context.new_model("evaluation").evaluation_defaults(), **given)
+        model = context.within(context.partitions[0]).new_model("evaluation")
+        return replace(model.evaluation_defaults(), **given)
 
     def _score(
         self,
