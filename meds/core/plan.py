@@ -16,7 +16,6 @@ from meds.core.registry import Options, Registry, nested_plugins
 from meds.core.spec import Block, Spec
 from meds.core.stage import Stage
 
-
 # Students of `separate` once held what belongs to all classes, and such a result fits none of today's.
 CLASSES = {"unified": "unified", "separate": "separate, each for its class alone"}
 

@@ -108,11 +108,7 @@ class Evaluate(Stage):
 
     def evaluation(self, context: StageContext) -> EvaluationDefaults:
         """The student's evaluation with this stage's options laid over it."""
-        given = {
-            key: value
-            for key in OVERRIDES
-            if (value := getattr(self.options, key)) is not None
-        }
+        given = {key: value for key in OVERRIDES if (value := getattr(self.options, key)) is not None}
         model = context.within(context.partitions[0]).new_model("evaluation")
         return replace(model.evaluation_defaults(), **given)
 

@@ -120,7 +120,9 @@ class Memory(Stage):
         vectors is the mean over groups of their cosines.
         """
         layers = self.layers_needed(context.backbone, context.student_layers())
-        student = None if self._uses_final(context.backbone) else context.within(context.partitions[0]).new_student("memory")
+        student = (
+            None if self._uses_final(context.backbone) else context.within(context.partitions[0]).new_student("memory")
+        )
         whole, grid = torch.empty(0), (0, 0)
         for start in range(0, len(samples), READ_IMAGES):
             features = context.read_features(samples[start : start + READ_IMAGES], layers)
