@@ -187,7 +187,7 @@ class Registry:
             raise PluginError(unknown_name(kind, name, self.names(kind)) + self.broken_hint()) from None
 
     def meant(self, kind: str, block: Mapping[str, Any]) -> str | None:
-        """The plugin that a spec's block names, or means by its keys where it has no `type`; None if that is unclear."""
+        """The plugin that a spec's block names, or means by its keys without a `type`; None if that is unclear."""
         if "type" in block:
             return str(block["type"])
         keys = {name: self._by_kind[kind][name].plugin.without_type for name in self.names(kind)}

@@ -158,7 +158,7 @@ class HierarchicalVectorQuantisedTransformer(Student):
         )
 
     def evaluation_defaults(self) -> EvaluationDefaults:
-        """Map resized to 224 with aligned corners, not smoothed; maximum of its 16x16 means; nearest masks (released)."""
+        """Map resized to 224 with aligned corners, not smoothed; maximum of its 16x16 means (released code)."""
         return EvaluationDefaults(
             map_size=224,
             align_corners=True,
