@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from collections import OrderedDict
@@ -31,6 +32,7 @@ def _no_downloads(monkeypatch) -> None:
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", refuse)
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_url", refuse)
     monkeypatch.setattr("timm.models._builder.load_custom_from_hf", refuse)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", refuse)
 
 
 def lite0(**options) -> EfficientNetLite0:
@@ -200,8 +202,44 @@ def test_wrong_weights_are_named(tmp_path) -> None:
 
 
 def test_weights_that_cannot_be_fetched() -> None:
-    with pytest.raises(PluginError, match="give its path to the backbone as 'weights'"):
+    with pytest.raises(PluginError, match="the path of one to the backbone as 'weights'"):
         open_timm(pretrained=True)
+
+
+def test_an_absent_network_is_one_sentence_at_once(tmp_path, monkeypatch, caplog) -> None:
+    asked = []
+
+    def absent(url: str, **_) -> None:
+        asked.append(url)
+        logging.getLogger("huggingface_hub.file_download").warning("Retrying in 1s [Retry 1/5].")
+        raise ConnectionError("no network")
+
+    monkeypatch.setenv("MEDS_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", absent)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    with pytest.raises(PluginError) as caught:
+        TimmModel(TimmOptions(model="resnet18.tv_in1k"))
+    assert str(caught.value) == (
+        "The weights of the timm model 'resnet18.tv_in1k' cannot be fetched (ConnectionError): put a file with them at "
+        f"{tmp_path}/weights/resnet18.tv_in1k.safetensors (or with the ending .pth or .bin), or give the path of one "
+        "to the backbone as 'weights'."
+    )
+    assert len(asked) == 1
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pth", ".bin"])
+def test_a_file_at_the_named_place_is_taken(tmp_path, monkeypatch, ending) -> None:
+    monkeypatch.setenv("MEDS_HOME", str(tmp_path))
+    random = open_timm(seed=3)
+    (tmp_path / "weights").mkdir()
+    path = tmp_path / "weights" / f"resnet18.tv_in1k{ending}"
+    state = {name: value.contiguous() for name, value in random._model.state_dict().items()}
+    safetensors.torch.save_file(state, path) if ending == ".safetensors" else torch.save(state, path)
+    found = TimmModel(TimmOptions(model="resnet18.tv_in1k", image_size=64))
+    assert all(torch.equal(value, state[name]) for name, value in found._model.state_dict().items())
+    unused = TimmModel(TimmOptions(model="resnet18.tv_in1k", image_size=64, pretrained=False))
+    assert unused.fingerprint != found.fingerprint, "random weights stay random"
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,8 @@ def test_defaults_are_the_published_ones() -> None:
     assert rates == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5])
     assert small(drop_at=1.0).training_defaults().learning_rate(999, 1000) == 1e-4
     assert (evaluation.map_size, evaluation.smoothing, evaluation.align_corners) == (224, "none", True)
-    assert (evaluation.image_score, evaluation.pool_window, evaluation.mask_rule) == ("pooled-max", 16, "any")
+    assert (evaluation.image_score, evaluation.pool_window) == ("pooled-max", 16)
+    assert (evaluation.mask_rule, evaluation.mask_resize) == ("any", "nearest")
 
 
 def test_registration_and_options() -> None:

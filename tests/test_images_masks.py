@@ -105,6 +105,17 @@ def test_mask_rules_differ_at_the_border() -> None:
     assert touched[half].all()
 
 
+def test_nearest_masks_have_no_grey_rim() -> None:
+    mask = np.zeros((64, 64), bool)
+    mask[28:36, 28:36] = True
+    # A shrunk pixel takes the value in its middle: 2, 6, 10, ... of the large mask.
+    sampled = mask[2::4, 2::4]
+    small = Preprocessing(resize=16, size=16)
+    for rule in ("half", "any"):
+        assert np.array_equal(images.resize_and_crop_mask(mask, small, 16, rule, "nearest"), sampled)
+    assert images.resize_and_crop_mask(mask, small, 16, "any").sum() > sampled.sum()
+
+
 def test_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"x" * 3_000_000)

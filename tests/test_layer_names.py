@@ -11,6 +11,14 @@ from meds.core.errors import PluginError
 from meds.core.layer_names import compute, describe, mean_of, on_grid
 from meds.plugins.backbones.timm import TimmOptions
 from meds.plugins.backbones.timm_backbone import TimmModel
+from meds.plugins.students.dinomaly import DinomalyOptions
+from meds.plugins.students.dinomaly_network import Dinomaly
+from meds.plugins.students.hvq import HVQOptions
+from meds.plugins.students.hvq_network import HierarchicalVectorQuantisedTransformer
+from meds.plugins.students.inp_former import INPFormerOptions
+from meds.plugins.students.inp_former_network import INPFormer
+from meds.plugins.students.rd import RDOptions
+from meds.plugins.students.rd_network import ReverseDistillation
 
 KNOWN = {"a": Layer("a", 3, 8, 8), "b": Layer("b", 3, 4, 4, signed=True), "c": Layer("c", 5, 4, 4)}
 
@@ -53,3 +61,29 @@ def test_a_backbone_gives_derived_layers() -> None:
         backbone.layer("blok1")
     with pytest.raises(PluginError, match=r"'block1\+prefix1'"):  # of different shapes
         backbone.layer("block1+prefix1")
+
+
+@pytest.mark.parametrize(
+    ("name", "student", "options"),
+    [
+        ("dinomaly", Dinomaly, DinomalyOptions(layers=[["stride8"], ["stride61"]])),
+        ("inp-former", INPFormer, INPFormerOptions(layers=[["stride8"], ["stride61"]])),
+        ("hvq", HierarchicalVectorQuantisedTransformer, HVQOptions(layers=["stride8", "stride61"])),
+        ("rd", ReverseDistillation, RDOptions(layers=["stride4", "stride8", "stride61"])),
+    ],
+)
+def test_every_student_says_in_one_sentence_which_layer_there_is_not(name, student, options) -> None:
+    backbone = TimmModel(TimmOptions(model="resnet18", pretrained=False, image_size=64))
+    sentence = (
+        f"The option 'layers' of the student '{name}' names an unknown layer of the backbone 'timm' 'stride61'; "
+        "did you mean 'stride16'?"
+    )
+    with pytest.raises(PluginError) as caught:
+        student.layers_needed(options, backbone)
+    assert str(caught.value) == sentence
+
+
+def test_groups_are_made_of_the_backbone_s_own_layers() -> None:
+    backbone = TimmModel(TimmOptions(model="resnet18", pretrained=False, image_size=64))
+    with pytest.raises(PluginError, match="names an unknown layer of the backbone 'timm' 'stride8@4'"):
+        Dinomaly.layers_needed(DinomalyOptions(layers=[["stride8@4"], ["stride16"]]), backbone)

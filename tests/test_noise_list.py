@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from meds.cli.results import show_noise
 from meds.core.data import scan
 from meds.core.dataset import Record
 from meds.core.errors import DataError, SpecError
-from meds.core.registry import load_registry
+from meds.core.hookspecs import hookimpl
+from meds.core.registry import Options, Plugin, load_registry
 from meds.core.spec import resolve_spec
 from meds.core.spec_source import parse_spec
 from meds.plugins.datasets.mvtec import MvtecDataset, MvtecOptions
@@ -159,3 +161,42 @@ def test_a_list_and_a_draw_exclude_each_other(noise: str, sentence: str) -> None
         resolve_spec(parse_spec(SPEC.replace("NOISE", noise), "spec.yaml"), load_registry())
     assert sentence in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+class Counted:
+    """A module with two noise protocols that are meant by keys, one of them by a key that both have."""
+
+    @hookimpl
+    def meds_noise_protocols(self) -> list[Plugin]:
+        keys = {"counted": "count", "doubled": "count", "listed-too": "names"}
+        return [Plugin(name, CountOptions, "nowhere:X", "For a test.", without_type=key) for name, key in keys.items()]
+
+
+class CountOptions(Options):
+    count: int = 0
+    names: int = 0
+
+
+@pytest.mark.parametrize(
+    ("block", "meant"),
+    [
+        ({"type": "anything"}, "anything"),
+        ({"ratio": 0.1}, "inject"),
+        ({}, "inject"),
+        ({"list": "a.csv"}, "list"),
+        ({"names": 3}, "listed-too"),
+        ({"count": 3}, None),
+    ],
+)
+def test_a_block_without_a_type_means_the_protocol_that_claims_its_key(block: Any, meant: str | None) -> None:
+    registry = load_registry()
+    registry.register_module(Counted(), "somebody", "1.0")
+    assert not registry.broken
+    assert registry.meant("noise protocol", block) == meant
+
+
+def test_a_block_that_two_protocols_claim_needs_a_type() -> None:
+    registry = load_registry()
+    registry.register_module(Counted(), "somebody", "1.0")
+    with pytest.raises(SpecError, match="`noise` needs a `type:`"):
+        resolve_spec(parse_spec(SPEC.replace("NOISE", "count: 3"), "spec.yaml"), registry)

@@ -83,6 +83,7 @@ def test_show_tells_everything(meds: Callable[..., Any]) -> None:
     ):
         assert line in done.said
     assert "where images are selected: discard_rate = 0.5" in meds("plugins", "show", "dinomaly").said
+    assert 'recipe released, stage distill: loss = "l1"' in meds("plugins", "show", "inp-former").said
 
 
 def test_show_as_json(meds: Callable[..., Any]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
 MEMORY = {"type": "memory"}
 DISTILL = {"type": "distill", "iterations": 3, "batch_size": 4}
@@ -99,6 +101,25 @@ def test_three_classes_with_one_student_or_three(
     assert len(stored) == (1 if classes == "unified" else 3)
     rows = project.rows("selection.csv")
     assert {row["class"] for row in rows} == {"weave", "discs", "tiles"}, "every class has a threshold of its own"
+
+
+def test_a_student_of_its_own_holds_what_belongs_to_its_class_alone(
+    project: Any, tiny_spec: dict[str, Any], meds: Callable[..., Any]
+) -> None:
+    student = {"type": "hvq", **SMALL_STUDENTS["hvq"]}
+    tiny_spec |= {"student": student, "classes": "separate"}
+    for stages, name in (([MEMORY, DISTILL, SELECT, EVALUATE], "select-finetune"), ([FIT, EVALUATE], "fit")):
+        project.run_well("--force", spec={**tiny_spec, "stages": stages})
+        stored = sorted(Path(project.json(f"{name}/artifact.json")["path"]).glob("student*.safetensors"))
+        assert len(stored) == 2
+        for path in stored:
+            state = load_file(path)
+            assert state["top.codes"].shape[0] == 1
+            assert state["lower.codes"].shape[0] == 4
+            assert {name.split(".")[1] for name in state if name.startswith("heads.")} == {"0"}
+            assert state["top.counts"].sum() > 0, "the codebook that is there has been used"
+    done = meds("plan", project.spec, "--set", "seed=9")
+    assert done.code == 0, done.err
 
 
 def test_unlabelled_folder_gets_a_ranking_and_a_sentence(project: Any, tiny_spec: dict[str, Any]) -> None:

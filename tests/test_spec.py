@@ -199,6 +199,17 @@ def test_recipe_sets_a_point_where_paper_and_code_differ(stage: str, key: str, p
     assert getattr(options(spec_of(f"recipe: released\n{plain}"), stage), key) == released
 
 
+def test_a_student_s_own_scripts_come_before_the_stage_s_recipe() -> None:
+    plain = GOOD.replace("    iterations: 4\n", "").replace("type: rd", "type: inp-former")
+    released, paper = spec_of(f"recipe: released\n{plain}"), spec_of(f"recipe: paper\n{plain}")
+    distill, finetune = options(released, "distill"), options(released, "select-finetune")
+    assert (distill.loss, distill.loss_weight, distill.iterations) == ("l1", 10.0, 10_000)
+    assert (finetune.critical_value, finetune.iterations, finetune.rounding) == (1.0, 10_000, "floor")
+    assert (options(paper, "distill").loss, options(paper, "select-finetune").iterations) == ("l2-norm", None)
+    written = plain.replace("{type: select-finetune}", "{type: select-finetune, critical_value: 2}")
+    assert options(spec_of(f"recipe: released\n{written}"), "select-finetune").critical_value == 2
+
+
 @pytest.mark.parametrize("recipe", ["paper", "released"])
 def test_explicit_values_win_over_the_recipe(recipe: str) -> None:
     text = GOOD.replace("{type: memory}", "{type: memory, distance: cosine, estimator: exact}")

@@ -268,7 +268,6 @@ def test_a_projection_keeps_angles_and_never_changes() -> None:
 @pytest.mark.parametrize(
     ("options", "backbone", "sentence"),
     [
-        ({"layers": [["block2"], ["block99"]]}, fake_vit(), "asks for the layer 'block99', which the backbone 'fake'"),
         ({"depth": 7}, fake_vit(), "cannot share 7 decoder blocks among 2 groups"),
         ({"layers": []}, fake_vit(), "cannot share 8 decoder blocks among 0 groups"),
         ({}, FakeBackbone(CNN[:1], "cnn", 224), "needs two maps, but the backbone 'fake' at 224 pixels has only 1"),

@@ -29,6 +29,7 @@ def show_plugin(name: str, kind: str | None, as_json: bool) -> None:
         "class": found.plugin.load,
         "recipes": found.plugin.recipes,
         "selecting": found.plugin.selecting,
+        "stage_recipes": found.plugin.stage_recipes,
         "options": [asdict(option) for option in options],
     }
     if as_json:
@@ -41,6 +42,9 @@ def show_plugin(name: str, kind: str | None, as_json: bool) -> None:
         _line(f"recipe {recipe}", _values(values))
     if found.plugin.selecting:
         _line("where images are selected", _values(found.plugin.selecting))
+    for recipe, stages in found.plugin.stage_recipes.items():
+        for stage, values in stages.items():
+            _line(f"recipe {recipe}, stage {stage}", _values(values))
     console.print("\n[bold]Options[/bold]" if options else "\nIt has no options.")
     for option in options:
         _line(option.name, f"{option.type} ({option.default_text})")

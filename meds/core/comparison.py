@@ -10,7 +10,7 @@ from typing import Any
 from meds.core.errors import UserError
 from meds.core.registry import Registry, unknown_name
 from meds.core.run_directory import RunDirectory, read_table
-from meds.core.spec import Spec, noise_type, resolve_spec
+from meds.core.spec import Spec, resolve_spec
 from meds.core.spec_source import SpecSource
 from meds.core.stage import Reporter
 
@@ -149,7 +149,7 @@ def _noise(case: Case, registry: Registry) -> dict[str, Any] | None:
     if case.ratio == 0 or (written is None and case.ratio is None):
         return None
     noise = dict(written or {})
-    kind = noise_type(noise)
+    kind = registry.meant("noise protocol", noise) or ""
     known = registry.get("noise protocol", kind).plugin.options.model_fields
     if case.ratio is not None:
         if "ratio" not in known:

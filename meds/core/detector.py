@@ -25,7 +25,7 @@ class TrainingFeatures:
     """The training images of one partition, as a detector sees them.
 
     Attributes:
-        classes: class index of every image, int64 [n] on the CPU.
+        classes: class index of every image among the detector's classes, int64 [n] on the CPU.
         seed: the seed of everything that is random in the fit.
         device: where features are, and where the detector should compute.
         checkpoints: where a fit that takes long keeps its state; a killed fit starts again and finds it there.
@@ -33,7 +33,7 @@ class TrainingFeatures:
 
     def __init__(self, context: StageContext, samples: Sequence[Sample], name: str) -> None:
         self._context, self._samples, self._name = context, list(samples), name
-        self.classes = torch.tensor([sample.class_index for sample in samples], dtype=torch.int64)
+        self.classes = context.class_tensor(samples).cpu()
         self.seed = derive_seed(context.seed, "detector", name)
         self.device = context.runtime.device
         self.checkpoints = Checkpoints(context.work, f"{context.name}-{name}")

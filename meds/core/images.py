@@ -118,16 +118,22 @@ def resize_and_crop(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) 
 
 
 def resize_and_crop_mask(
-    mask: npt.NDArray[np.bool_], preprocessing: Preprocessing, map_size: int, rule: Literal["half", "any"]
+    mask: npt.NDArray[np.bool_],
+    preprocessing: Preprocessing,
+    map_size: int,
+    rule: Literal["half", "any"],
+    resize: Literal["bilinear", "nearest"] = "bilinear",
 ) -> npt.NDArray[np.bool_]:
     """Bring a mask, bool [H, W], to the place and size of an anomaly map: bool [map_size, map_size].
 
-    The mask goes through the image's resizing and crop as grey values 0..255, then to `map_size` by
-    nearest neighbour. "half" keeps what is more than half covered, "any" what a defect touches at all.
+    The mask goes through the image's resizing (or "nearest", which makes no grey values) and crop as values 0..255,
+    then to `map_size` by nearest neighbour. "half" keeps what is more than half covered, "any" what a defect touches
+    at all.
     """
     side = preprocessing.resize
     grey = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
-    cut = np.asarray(_central(grey.resize((side, side), Image.Resampling.BILINEAR), preprocessing))
+    method = Image.Resampling.BILINEAR if resize == "bilinear" else Image.Resampling.NEAREST
+    cut = np.asarray(_central(grey.resize((side, side), method), preprocessing))
     source = np.arange(map_size) * preprocessing.size // map_size
     sampled = cut[np.ix_(source, source)]
     return np.asarray(sampled > (127.5 if rule == "half" else 0))

@@ -26,8 +26,9 @@ class EvaluationDefaults:
     padding), with `sigma` in pixels. `image_score` is "max", the mean of the largest `top_fraction` of the
     pixels ("top"), the largest mean of a square of `pool_window` pixels a side that lies wholly on the map
     ("pooled-max"), the largest patch score before any resizing ("patch-max"), or the image score that the
-    model itself gives ("own", detectors only). `mask_rule`: a resized mask pixel counts as a defect if it is
-    over one half or if it is anything but zero.
+    model itself gives ("own", detectors only). Masks are brought to the encoder's input by `mask_resize`, "bilinear"
+    like the images or "nearest"; `mask_rule`: a resized mask pixel counts as a defect if it is over one half or if it
+    is anything but zero.
     """
 
     map_size: int = 256
@@ -40,6 +41,7 @@ class EvaluationDefaults:
     top_fraction: float = 0.01
     pool_window: int = 16
     mask_rule: Literal["half", "any"] = "half"
+    mask_resize: Literal["bilinear", "nearest"] = "bilinear"
 
 
 @dataclass(frozen=True)

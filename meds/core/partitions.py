@@ -43,7 +43,7 @@ def refuse_detector(stage: str, name: str, model: type[Model]) -> None:
 
 def load_student(context: StageContext, artifact: Artifact, partition: Partition) -> Student:
     """The student of a partition with the artifact's weights, in evaluation mode."""
-    student = context.new_student(partition.name)
+    student = context.within(partition).new_student(partition.name)
     student.load_state_dict(artifact.tensors(student_file(partition)))
     student.eval()
     return student
@@ -58,14 +58,14 @@ class PartitionScorer(Scorer, Generic[ModelT]):
 
     @abstractmethod
     def _ask(self, model: ModelT, features: Sequence[Tensor], classes: Tensor) -> Scores:
-        """Scores of images of one partition."""
+        """Scores of images of one partition; `classes` counts among the partition's classes."""
 
     def scores_of_class(self, features: Sequence[Tensor], index: int) -> Scores:
         """Scores of images of one class, known beforehand: nothing here depends on values, so that it can be traced."""
         for partition, model in zip(self._context.partitions, self._models, strict=True):
             if index in partition.class_indices:
                 # A literal stays a constant when it is traced, which a filled tensor does not.
-                return self._ask(model, features, torch.tensor([index] * len(features[0])))
+                return self._ask(model, features, torch.tensor([partition.index(index)] * len(features[0])))
         raise PluginError(f"No student of this run knows the class with the index {index}.")
 
     def modules(self) -> list[nn.Module]:
@@ -79,7 +79,8 @@ class PartitionScorer(Scorer, Generic[ModelT]):
         for partition, model in zip(self._context.partitions, self._models, strict=True):
             rows = [i for i, c in enumerate(classes.tolist()) if c in partition.class_indices]
             if rows:
-                answers.append((rows, self._ask(model, [feature[rows] for feature in features], classes[rows])))
+                own = torch.tensor([partition.index(c) for c in classes[rows].tolist()], device=classes.device)
+                answers.append((rows, self._ask(model, [feature[rows] for feature in features], own)))
         return _together(len(classes), answers)
 
 
@@ -129,7 +130,7 @@ def detector_scorer(context: StageContext, artifact: Artifact) -> DetectorScorer
     """The scorer of an artifact that holds fitted detectors."""
     detectors = []
     for partition in context.partitions:
-        model: Any = context.new_model(partition.name)
+        model: Any = context.within(partition).new_model(partition.name)
         model.load_state(artifact.tensors(student_file(partition)), context.runtime.device)
         detectors.append(model)
     return DetectorScorer(context, detectors)

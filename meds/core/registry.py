@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
@@ -55,6 +55,9 @@ class Plugin:
     name ("paper", "released") to option values that it sets unless the spec says otherwise. `selecting`
     holds option values of a student that its authors or the MeDS paper use where the training images are
     selected; they are set, unless the spec says otherwise, in a pipeline with a stage that `selects`.
+    `stage_recipes` maps a recipe's name to the types of stages and the option values that they get with this student
+    in place of the stage's own recipe. `without_type` is the key by which a block that has no `type` means this
+    plugin; the empty text stands for "if no other is meant".
     """
 
     name: str
@@ -65,6 +68,8 @@ class Plugin:
     version: str = "1"
     selecting: dict[str, Any] = field(default_factory=dict)
     selects: bool = False
+    stage_recipes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    without_type: str | None = None
 
 
 @dataclass(frozen=True)
@@ -180,6 +185,15 @@ class Registry:
             return self._by_kind[kind][name]
         except KeyError:
             raise PluginError(unknown_name(kind, name, self.names(kind)) + self.broken_hint()) from None
+
+    def meant(self, kind: str, block: Mapping[str, Any]) -> str | None:
+        """The plugin that a spec's block names, or means by its keys without a `type`; None if that is unclear."""
+        if "type" in block:
+            return str(block["type"])
+        keys = {name: self._by_kind[kind][name].plugin.without_type for name in self.names(kind)}
+        by_key = [name for name, key in keys.items() if key and key in block]
+        found = by_key or [name for name, key in keys.items() if key == ""]
+        return found[0] if len(found) == 1 else None
 
     def broken_hint(self) -> str:
         """What to add to "unknown name": the wanted plugin may be a broken one; empty if none is broken."""

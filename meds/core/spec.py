@@ -122,11 +122,6 @@ class Spec:
         return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True)
 
 
-def noise_type(block: Mapping[str, Any]) -> str:
-    """The noise protocol that a noise block names, or means by its keys."""
-    return str(block.get("type", "list" if "list" in block else "inject"))
-
-
 def load_spec(path: Path, registry: Registry, overrides: Sequence[str] = ()) -> Spec:
     """Read, override and resolve a spec file; SpecError lists every problem with file, line and key."""
     return resolve_spec(read_spec(path, overrides), registry)
@@ -143,10 +138,13 @@ def resolve_spec(source: SpecSource, registry: Registry) -> Spec:
     dataset = resolver.block("dataset", model.dataset, ("dataset",))
     noise = None
     if model.noise is not None:
-        noise = resolver.block("noise protocol", {"type": noise_type(model.noise), **model.noise}, ("noise",))
+        kind = "noise protocol"
+        noise = resolver.block(kind, {"type": registry.meant(kind, model.noise), **model.noise}, ("noise",))
     backbone = resolver.block("backbone", model.backbone, ("backbone",))
     resolver.selecting = any(_selects(stage, registry) for stage in model.stages)
     student = resolver.block("student", model.student, ("student",))
+    if student is not None:
+        resolver.stage_recipe = student.registration.plugin.stage_recipes.get(model.recipe or "", {})
     stages = [resolver.block("stage", stage, ("stages", i)) for i, stage in enumerate(model.stages)]
     loggers = [resolver.block("logger", logger, ("loggers", i)) for i, logger in enumerate(model.loggers)]
     names = [stage.name for stage in stages if stage is not None]
@@ -175,6 +173,7 @@ class _Resolver:
     def __init__(self, source: SpecSource, registry: Registry, recipe: Recipe | None, problems: list[str]) -> None:
         self.source, self.registry, self.recipe, self.problems = source, registry, recipe, problems
         self.selecting = False
+        self.stage_recipe: Mapping[str, Mapping[str, Any]] = {}
 
     def block(self, kind: str, data: dict[str, Any], path: KeyPath) -> Block | None:
         """One block; None after a problem has been noted."""
@@ -196,7 +195,9 @@ class _Resolver:
                 f"letters, digits, - and _, because a folder bears it (given: {stage_name!r})."
             )
             return None
-        recipe = registration.plugin.recipes.get(self.recipe or "", {})
+        recipe = dict(registration.plugin.recipes.get(self.recipe or "", {}))
+        if kind == "stage":
+            recipe |= self.stage_recipe.get(name, {})
         selecting = registration.plugin.selecting if self.selecting else {}
         try:
             options = registration.plugin.options.model_validate({**recipe, **selecting, **values})

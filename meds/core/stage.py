@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,13 +72,17 @@ class Partition:
         """Positions of the samples that belong to it, in order."""
         return [i for i, sample in enumerate(samples) if sample.class_index in self.class_indices]
 
+    def index(self, class_index: int) -> int:
+        """The number of one of its classes among them, by which the partition's student knows the class."""
+        return self.class_indices.index(class_index)
+
 
 @dataclass
 class StageContext:
     """All that a stage may see.
 
     `inputs` maps artifact kinds to the artifacts of earlier stages. `output` collects the result;
-    `work` is a folder for checkpoints that survives a killed run.
+    `work` is a folder for checkpoints that survives a killed run. `own` is set in the view that `within` gives.
     """
 
     name: str
@@ -99,6 +103,13 @@ class StageContext:
     scorer_of: Callable[[Artifact], Scorer]
     read_mask: Callable[[Sample], Any] = field(default=lambda _: None)
     read_image: Callable[[Sample], Any] = field(default=lambda _: None)
+    own: Partition | None = None
+
+    def within(self, partition: Partition) -> StageContext:
+        """This context for the student of a partition: `new_model` makes it for the partition's classes alone, and
+        `class_tensor` counts among these.
+        """
+        return replace(self, own=partition)
 
     def student_layers(self) -> tuple[str, ...]:
         """Names of the layers that the student reads."""
@@ -108,7 +119,10 @@ class StageContext:
         """A student, or a detector that is not fitted; random weights depend on the run's seed and the labels only."""
         torch.manual_seed(derive_seed(self.seed, "student", *labels))
         layers = [self.backbone.layer(name) for name in self.student_layers()]
-        model = self.student_class(self.student_options, layers, self.data.class_names)
+        names = self.data.class_names
+        if self.own is not None:
+            names = tuple(names[index] for index in self.own.class_indices)
+        model = self.student_class(self.student_options, layers, names)
         if isinstance(model, Student):
             self.runtime.place(model)
         return model
@@ -127,8 +141,9 @@ class StageContext:
         return [self.runtime.put(self.features.read(digests, name).float()) for name in names]
 
     def class_tensor(self, samples: Sequence[Sample]) -> Tensor:
-        """Class indices of the samples on the device, int64 [n]."""
-        return self.runtime.put(torch.tensor([sample.class_index for sample in samples]))
+        """Class indices of the samples on the device, int64 [n]; see `within`."""
+        indices = [sample.class_index for sample in samples]
+        return self.runtime.put(torch.tensor(indices if self.own is None else [self.own.index(i) for i in indices]))
 
     def input(self, *kinds: str) -> Artifact:
         """The artifact of one of these kinds; UserError if no earlier stage made one."""

@@ -1,11 +1,29 @@
-"""Picks the layers of a CNN by their strides, for students that name no layers."""
+"""Finds the layers that a student reads: those that its options name, or those of a CNN at given strides."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from meds.core.backbone import Backbone
+from meds.core.backbone import Backbone, Layer
 from meds.core.errors import PluginError
+from meds.core.registry import unknown_name
+
+
+def named_layers(student: str, names: Sequence[str], backbone: Backbone, derived: bool = True) -> list[Layer]:
+    """The layers that a student's option `layers` names, `derived` ones ("stride4@14") only where they are wanted.
+
+    Raises:
+        PluginError: there is no such layer; with the nearest known name.
+    """
+    own = {layer.name: layer for layer in backbone.layers}
+    found = []
+    for name in names:
+        try:
+            found.append(backbone.layer(name) if derived else own[name])
+        except (KeyError, PluginError):
+            unknown = unknown_name(f"layer of the backbone '{backbone.name}'", name, own)
+            raise PluginError(f"The option 'layers' of the student '{student}' names an {unknown}") from None
+    return found
 
 
 def layers_at_strides(student: str, strides: Sequence[int], backbone: Backbone) -> list[str]:

@@ -196,5 +196,6 @@ def meds_noise_protocols() -> Sequence[Plugin]:
             options=InjectOptions,
             load="meds.plugins.noise:InjectProtocol",
             summary="Adds labelled test defects to the training images, by class and defect type.",
+            without_type="",
         )
     ]

@@ -162,5 +162,6 @@ def meds_noise_protocols() -> Sequence[Plugin]:
             options=ListOptions,
             load="meds.plugins.noise_list:ListProtocol",
             summary="Takes exactly the training images that a CSV file names.",
+            without_type="list",
         )
     ]

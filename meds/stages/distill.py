@@ -39,7 +39,7 @@ class Distill(Stage):
         maps = memory.tensors("scores")["maps"]
         context.output.info.update(distance=memory.info["distance"])
         for partition in context.partitions:
-            student = self._train(context, partition, maps, memory)
+            student = self._train(context.within(partition), partition, maps, memory)
             context.output.write_tensors(student_file(partition), student.state_dict())
 
     def _train(self, context: StageContext, partition: Partition, maps: Tensor, memory: Artifact) -> Student:

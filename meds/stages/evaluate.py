@@ -22,6 +22,16 @@ from meds.stages.options import EvaluateOptions
 from meds.stages.thresholds import Booleans, TrainingScores, class_thresholds, last_selection, not_trained_on
 
 SCORERS = ("student", "distilled-student", "memory-scores")
+OVERRIDES = (
+    "map_size",
+    "smoothing",
+    "sigma",
+    "image_score",
+    "top_fraction",
+    "pool_window",
+    "mask_rule",
+    "mask_resize",
+)
 
 
 @dataclass
@@ -98,12 +108,9 @@ class Evaluate(Stage):
 
     def evaluation(self, context: StageContext) -> EvaluationDefaults:
         """The student's evaluation with this stage's options laid over it."""
-        given = {
-            key: value
-            for key in ("map_size", "smoothing", "sigma", "image_score", "top_fraction")
-            if (value := getattr(self.options, key)) is not None
-        }
-        return replace(context.new_model("evaluation").evaluation_defaults(), **given)
+        given = {key: value for key in OVERRIDES if (value := getattr(self.options, key)) is not None}
+        model = context.within(context.partitions[0]).new_model("evaluation")
+        return replace(model.evaluation_defaults(), **given)
 
     def _score(
         self,
@@ -172,7 +179,9 @@ class Evaluate(Stage):
         for place, i in enumerate(known):
             mask = context.read_mask(samples[i]) if samples[i].record.mask is not None else None
             if mask is not None:
-                masks[place] = resize_and_crop_mask(mask, context.backbone.preprocessing, how.map_size, how.mask_rule)
+                masks[place] = resize_and_crop_mask(
+                    mask, context.backbone.preprocessing, how.map_size, how.mask_rule, how.mask_resize
+                )
         maps = pixels[[rows[i] for i in known]].numpy()
         threads = context.runtime.threads
         return dict(metrics.pixel_metrics(maps, masks, self.options.aupro_limit, threads))

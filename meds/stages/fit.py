@@ -67,9 +67,10 @@ class Fit(Stage):
         for partition in context.partitions:
             positions = partition.positions(context.data.train)
             samples = [context.data.train[i] for i in positions]
-            model = context.new_model(partition.name)
+            own = context.within(partition)
+            model = own.new_model(partition.name)
             if isinstance(model, Detector):
-                training = TrainingFeatures(context, samples, partition.name)
+                training = TrainingFeatures(own, samples, partition.name)
                 torch.manual_seed(training.seed)
                 model.fit(training)
                 state = model.state()
@@ -77,7 +78,7 @@ class Fit(Stage):
                 assert isinstance(model, Student)
                 out = held_out(samples, self.options.holdout, derive_seed(context.seed, partition.name))
                 kept_back += [positions[i] for i in out]
-                self._train(context, partition, model, samples, out)
+                self._train(own, partition, model, samples, out)
                 state = model.state_dict()
             context.output.write_tensors(student_file(partition), state)
         write_held_out(context, kept_back)

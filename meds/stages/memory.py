@@ -114,7 +114,7 @@ class Memory(Stage):
         vectors is the mean over groups of their cosines.
         """
         layers = self.layers_needed(context.backbone, context.student_layers())
-        student = None if self._uses_final else context.new_student("memory")
+        student = None if self._uses_final else context.within(context.partitions[0]).new_student("memory")
         whole, grid = torch.empty(0), (0, 0)
         for start in range(0, len(samples), READ_IMAGES):
             features = context.read_features(samples[start : start + READ_IMAGES], layers)
@@ -160,7 +160,7 @@ class MemoryScorer(Scorer):
         self.layers = stage.layers_needed(context.backbone, context.student_layers())
         self._student: Any = None
         if stage.student_matters(context.backbone):
-            self._student = context.new_student("memory")
+            self._student = context.within(context.partitions[0]).new_student("memory")
         self._memories: dict[int, ClassMemory] = {}
         self._training_maps = artifact.tensors("scores")["maps"]
 

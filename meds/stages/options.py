@@ -132,11 +132,22 @@ class EvaluateOptions(Options):
     sigma: float | None = Field(default=None, gt=0, description="Width of the smoothing in pixels of the map.")
     image_score: Literal["max", "top", "pooled-max", "patch-max", "own"] | None = Field(
         default=None,
-        description="Largest pixel, mean of the largest `top_fraction`, largest mean of a window of 16x16 pixels "
-        "unless the student's window is another, largest patch score before any resizing, or a detector's own image "
-        "score; default: the student's.",
+        description="Largest pixel, mean of the largest `top_fraction`, largest mean of a square of `pool_window` "
+        "pixels a side, largest patch score before any resizing, or a detector's own image score; default: the "
+        "student's.",
     )
     top_fraction: float | None = Field(default=None, gt=0, le=1, description="Share of pixels for `top`.")
+    pool_window: int | None = Field(
+        default=None, ge=1, description="Side of the square for `pooled-max` in pixels of the map."
+    )
+    mask_rule: Literal["half", "any"] | None = Field(
+        default=None,
+        description="Whether a resized mask's pixel is a defect if it is over one half or if it is anything but zero; "
+        "default: the student's.",
+    )
+    mask_resize: Literal["bilinear", "nearest"] | None = Field(
+        default=None, description="How masks are brought to the encoder's input; default: the student's."
+    )
     aupro_limit: float = Field(default=0.3, gt=0, le=1, description="Largest false-positive rate in AUPRO.")
     false_alarm_rate: float = Field(
         default=0.01,

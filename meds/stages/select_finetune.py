@@ -68,7 +68,7 @@ class SelectFinetune(Stage):
         kept_back: list[int] = []
         start = torch.zeros(len(context.data.train))
         for partition in context.partitions:
-            student, selection = self._train(context, partition, source.info["distance"])
+            student, selection = self._train(context.within(partition), partition, source.info["distance"])
             kept_back += [selection.positions[i] for i in selection.out]
             context.output.write_tensors(student_file(partition), student.state_dict())
             rows += selection.rows

@@ -205,6 +205,7 @@ EVALUATION_VALUES: dict[str, tuple[str, ...]] = {
     "smoothing": ("none", "gaussian", "gaussian5"),
     "image_score": get_args(ImageScore),
     "mask_rule": ("half", "any"),
+    "mask_resize": ("bilinear", "nearest"),
 }
 
 

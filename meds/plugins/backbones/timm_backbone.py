@@ -19,6 +19,8 @@ from meds.plugins.backbones.efficientnet_lite0 import EfficientNetLite0Options
 from meds.plugins.backbones.timm import TimmOptions
 from meds.plugins.backbones.timm_weights import (
     LITE0_FIRST_NAME,
+    fetching,
+    kept_file,
     load_weights,
     packaged_lite0_weights,
     rename_lite0,
@@ -254,18 +256,12 @@ def _create(name: str, **extra: Any) -> nn.Module:
 
 def _open(options: TimmOptions, extra: dict[str, Any]) -> nn.Module:
     """The model with a local file's weights, timm's own weights or random ones."""
-    if options.weights is not None:
+    path = options.weights or (kept_file(options.model) if options.pretrained else None)
+    if path is not None:
         model = _random_model(options.model, options.seed, **extra)
-        load_weights(model, read_weights(options.weights), f"The weights file '{options.weights}'")
+        load_weights(model, read_weights(path), f"The weights file '{path}'")
         return model
     if not options.pretrained:
         return _random_model(options.model, options.seed, **extra)
-    try:
+    with fetching(options.model):
         return _create(options.model, pretrained=True, **extra)
-    except PluginError:
-        raise
-    except Exception as error:
-        raise PluginError(
-            f"The weights of the timm model '{options.model}' cannot be fetched ({type(error).__name__}): put a "
-            "file with them on this machine and give its path to the backbone as 'weights'."
-        ) from error

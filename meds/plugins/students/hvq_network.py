@@ -18,7 +18,7 @@ from meds.core.errors import PluginError
 from meds.core.layer_names import on_grid
 from meds.core.registry import Options
 from meds.core.scoring import Distance
-from meds.core.strides import layers_at_strides
+from meds.core.strides import layers_at_strides, named_layers
 from meds.core.student import EvaluationDefaults, Progress, Student, TrainingDefaults
 from meds.core.weights import load_file
 from meds.plugins.students.hvq import HVQOptions
@@ -72,7 +72,7 @@ class HierarchicalVectorQuantisedTransformer(Student):
             PluginError: the backbone lacks a layer, or is a ViT and no layers are named.
         """
         names = _default_layers(backbone) if options.layers is None else options.layers
-        chosen = [backbone.layer(name) for name in names]
+        chosen = named_layers("hvq", names, backbone)
         grid = options.grid or min(layer.height for layer in chosen)
         there = [(layer.height, layer.width) == (grid, grid) for layer in chosen]
         return tuple(name if fits else on_grid(name, grid) for name, fits in zip(names, there, strict=True))
@@ -166,6 +166,7 @@ class HierarchicalVectorQuantisedTransformer(Student):
             image_score="pooled-max",
             pool_window=16,
             mask_rule="any",
+            mask_resize="nearest",
         )
 
 

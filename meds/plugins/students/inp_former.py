@@ -36,5 +36,12 @@ def meds_students() -> Sequence[Plugin]:
             load="meds.plugins.students.inp_former_network:INPFormer",
             summary="INP-Former: every patch is rebuilt from a few normal prototypes of its own image.",
             selecting={"epochs": 100},
+            # The scripts that the authors of MeDS released for this student differ from those for Dinomaly.
+            stage_recipes={
+                "released": {
+                    "distill": {"loss": "l1"},
+                    "select-finetune": {"critical_value": 1.0, "iterations": 10_000},
+                }
+            },
         )
     ]

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from meds.core.backbone import Backbone, Layer
 from meds.core.errors import PluginError
 from meds.core.registry import Options
-from meds.core.strides import layers_at_strides
+from meds.core.strides import layers_at_strides, named_layers
 from meds.core.student import EvaluationDefaults, Progress, Student, TrainingDefaults
 from meds.core.weights import load_file
 from meds.plugins.students.precision import at_least_float32
@@ -161,7 +161,7 @@ def cosine(iteration: int, total: int) -> float:
 def _check_layers(names: Sequence[str], backbone: Backbone) -> None:
     if len(names) != len(STRIDES):
         raise PluginError(f"The student 'rd' needs exactly three layers, but 'layers' names {len(names)}.")
-    chosen = [backbone.layer(name) for name in names]
+    chosen = named_layers("rd", names, backbone)
     for fine, coarse in pairwise(chosen):
         halves = all(
             half in (side // 2, -(-side // 2))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from meds.core.backbone import Backbone, Layer
 from meds.core.errors import PluginError
 from meds.core.layer_names import mean_of, on_grid
+from meds.core.strides import named_layers
 from meds.plugins.students.transformer_layers import decoder_shares
 from meds.plugins.students.transformer_options import TransformerOptions
 
@@ -39,13 +40,7 @@ def teacher_layers(name: str, options: TransformerOptions, backbone: Backbone) -
         PluginError: the backbone lacks a layer, or the groups do not fit together.
     """
     groups = _groups(name, options, backbone)
-    known = [layer.name for layer in backbone.layers]
-    for layer in (layer for group in groups for layer in group):
-        if layer not in known:
-            raise PluginError(
-                f"The student '{name}' asks for the layer '{layer}', which the backbone '{backbone.name}' does not "
-                f"have (it has {', '.join(known)}): change 'layers'."
-            )
+    layers = named_layers(name, [layer for group in groups for layer in group], backbone, derived=False)
     if decoder_shares([len(group) for group in groups], options.depth) is None:
         raise PluginError(
             f"The student '{name}' cannot share {options.depth} decoder blocks among {len(groups)} groups of layers: "
@@ -54,7 +49,7 @@ def teacher_layers(name: str, options: TransformerOptions, backbone: Backbone) -
     if backbone.family == "vit":
         _check_vit(name, options, backbone, groups)
         return tuple(mean_of(group) for group in groups)
-    side = options.grid or _cnn_grid([backbone.layer(layer) for group in groups for layer in group])
+    side = options.grid or _cnn_grid(layers)
     names = tuple(mean_of([on_grid(layer, side) for layer in group]) for group in groups)
     for group, derived in zip(groups, names, strict=True):
         try:
