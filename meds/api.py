@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from meds.core.strides import layers_at_strides
     from meds.core.student import Progress, Student, TrainingDefaults
     from meds.core.weights import backbone_fingerprint, load_checked, read_weights
+    from meds.patch_memory.detector import PatchMemoryDetector, PatchWeights
+    from meds.patch_memory.memory import PatchMemory
+    from meds.patch_memory.options import PatchMemoryOptions
+    from meds.patch_memory.patches import TrainingPatches
     from meds.plugins.backbones.packaged import packaged_weights
 
 _MODULES = {
@@ -56,6 +60,10 @@ _MODULES = {
     "meds.core.strides": ("layers_at_strides",),
     "meds.core.student": ("Progress", "Student", "TrainingDefaults"),
     "meds.core.weights": ("backbone_fingerprint", "load_checked", "read_weights"),
+    "meds.patch_memory.detector": ("PatchMemoryDetector", "PatchWeights"),
+    "meds.patch_memory.memory": ("PatchMemory",),
+    "meds.patch_memory.options": ("PatchMemoryOptions",),
+    "meds.patch_memory.patches": ("TrainingPatches",),
     "meds.plugins.backbones.packaged": ("packaged_weights",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
@@ -82,6 +90,10 @@ __all__ = [
     "NoiseReport",
     "Options",
     "Partition",
+    "PatchMemory",
+    "PatchMemoryDetector",
+    "PatchMemoryOptions",
+    "PatchWeights",
     "Plugin",
     "PluginError",
     "Preprocessing",
@@ -101,6 +113,7 @@ __all__ = [
     "Student",
     "TrainingDefaults",
     "TrainingFeatures",
+    "TrainingPatches",
     "UserError",
     "backbone_fingerprint",
     "derive_seed",

@@ -227,8 +227,17 @@ def test_a_detector_with_an_encoder_of_its_own() -> None:
     kit.test_unsuitable_encoders_are_refused()
 
 
+def test_a_slow_detector_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    kit = kit_of(DetectorKit, PlainDetector, backbones=("cnn",))
+    kit.test_a_tiny_fit_takes_seconds()
+    monkeypatch.setattr("meds.testing.models.MOST_SECONDS", 0)
+    with pytest.raises(CheckError, match="of processor time for a dozen tiny images on a cnn, where 0 are allowed"):
+        kit.test_a_tiny_fit_takes_seconds()
+
+
 def test_every_check_of_the_kit_catches_something() -> None:
     (marks,) = test_a_broken_detector_is_caught.pytestmark
     tested = {check for check, *_ in marks.args[1]}
+    elsewhere = {"test_a_tiny_fit_takes_seconds"}
     of_every_kit = {"test_unknown_options_are_refused", "test_options_survive_a_spec", "test_listing_imports_no_torch"}
-    assert tested | of_every_kit == set(DetectorKit.checks)
+    assert tested | elsewhere | of_every_kit == set(DetectorKit.checks)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from meds.core.errors import PluginError
 from meds.core.student import EvaluationDefaults, TrainingDefaults
 from meds.testing import StudentKit
+from meds.testing.base import CheckError
 from meds.testing.plain_models import PlainStudent
 
 
@@ -339,9 +340,21 @@ def test_evaluation_defaults_that_cannot_be_used_are_caught(changes: dict[str, A
     caught(StudentKit, Defaults, "test_evaluation_defaults_are_sane", sentence, backbones=("cnn",))
 
 
+def test_a_slow_student_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    kit = kit_of(StudentKit, PlainStudent, backbones=("cnn",))
+    kit.test_a_tiny_fit_takes_seconds()
+    monkeypatch.setattr("meds.testing.models.MOST_SECONDS", 0)
+    with pytest.raises(CheckError, match="of processor time for a dozen tiny images on a cnn, where 0 are allowed"):
+        kit.test_a_tiny_fit_takes_seconds()
+
+
 def test_every_check_of_the_kit_catches_something() -> None:
     (marks,) = test_a_broken_student_is_caught.pytestmark
     tested = {check for check, *_ in marks.args[1]}
-    elsewhere = {"test_training_defaults_are_sane", "test_evaluation_defaults_are_sane"}
+    elsewhere = {
+        "test_training_defaults_are_sane",
+        "test_evaluation_defaults_are_sane",
+        "test_a_tiny_fit_takes_seconds",
+    }
     of_every_kit = {"test_unknown_options_are_refused", "test_options_survive_a_spec", "test_listing_imports_no_torch"}
     assert tested | elsewhere | of_every_kit == set(StudentKit.checks)

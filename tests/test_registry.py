@@ -112,9 +112,24 @@ def test_the_command_shows_broken_plugins(site: Path) -> None:
     code = f"import sys; sys.path.insert(0, {str(site)!r}); from meds.__main__ import main; "
     shown = json.loads("\n".join(python(code + "sys.argv = ['meds', 'plugins', '--json']; main()")))
     assert {row["package"] for row in shown["broken"]} == {"is-broken", "leaves"}
-    assert ("other-student", "works-well", "1.0") in {(r["name"], r["package"], r["version"]) for r in shown["plugins"]}
+    assert {row["from"] for row in shown["broken"]} == {"is_broken", "leaves"}
+    listed = {(r["name"], r["package"], r["version"], r["from"], r["state"]) for r in shown["plugins"]}
+    assert ("other-student", "works-well", "1.0", "gone:Student", "ok") in listed
     text = "\n".join(python(code + "sys.argv = ['meds', 'plugins']; main()"))
     assert "broken: is_broken of is-broken: ModuleNotFoundError" in text
+    rows = [line.split() for line in text.splitlines()]
+    assert ["student", "other-student", "works-well", "1.0", "ok"] in rows
+    assert ["is_broken", "is-broken", "1.0", "broken"] in rows
+
+
+def test_a_wide_terminal_shows_where_plugins_are_loaded_from(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    code = f"import sys; sys.path.insert(0, {str(site)!r}); from meds.__main__ import main; "
+    rows = [line.split() for line in python(code + "sys.argv = ['meds', 'plugins']; main()")]
+    assert ["kind", "name", "package", "version", "from", "state"] in rows
+    assert ["student", "other-student", "works-well", "1.0", "gone", "ok"] in rows
+    assert ["is_broken", "is-broken", "1.0", "is_broken", "broken"] in rows
+    assert max(map(len, python(code + "sys.argv = ['meds', 'plugins']; main()"))) <= 120
 
 
 def test_an_unknown_name_is_told_with_the_broken_packages(site: Path) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from meds.cli.console import console, new_table
 
-WIDTH_FOR_SUMMARIES = 120
+WIDTH_FOR_MODULES, WIDTH_FOR_SUMMARIES = 120, 180
 
 
 def show_plugins(as_json: bool) -> None:
@@ -33,6 +33,7 @@ def show_plugins(as_json: bool) -> None:
             "entry_point": b.entry_point,
             "package": b.package,
             "version": b.package_version,
+            "from": b.module,
             "state": "broken",
             "error": b.error,
         }
@@ -41,17 +42,25 @@ def show_plugins(as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"plugins": rows, "broken": broken}, indent=2, ensure_ascii=False))
         return
-    wide = console.width >= WIDTH_FOR_SUMMARIES
-    table = new_table("kind", "name", "package", "version", "state", *(["what it is"] if wide else []))
-    for row in rows:
-        facts = (row[key] for key in ("kind", "name", "package", "version", "state"))
-        table.add_row(*facts, *([row["summary"]] if wide else []))
-    for item in broken:
-        table.add_row("", item["entry_point"], item["package"], item["version"], item["state"])
+    table = new_table(*_columns())
+    for row in [*rows, *({**item, "name": item["entry_point"]} for item in broken)]:
+        table.add_row(
+            *(row.get(key, "").partition(":")[0] if key == "from" else row.get(key, "") for key in _columns())
+        )
     console.print(table)
+    if "from" not in _columns():
+        console.print(f"Where each is loaded from: in a terminal of {WIDTH_FOR_MODULES} columns, or with --json.")
     for item in broken:
         console.print(
             f"broken: {item['entry_point']} of {item['package']}: {item['error']}",
             soft_wrap=True,
             markup=False,
         )
+
+
+def _columns() -> list[str]:
+    """What there is room for."""
+    columns = ["kind", "name", "package", "version", "state"]
+    if console.width >= WIDTH_FOR_MODULES:
+        columns.insert(-1, "from")
+    return [*columns, *(["summary"] if console.width >= WIDTH_FOR_SUMMARIES else [])]

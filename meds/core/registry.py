@@ -110,6 +110,7 @@ class BrokenPlugin:
     package: str
     package_version: str
     error: str
+    module: str = ""
 
 
 class Registry:
@@ -135,15 +136,15 @@ class Registry:
             ]
             self._refuse_duplicates(found)
         except Exception as error:
-            self.note_broken(name or str(module), package, version, error)
+            self.note_broken(name or str(module), package, version, error, getattr(module, "__name__", ""))
             return
         for registration in found:
             self._by_kind[registration.kind][registration.plugin.name] = registration
 
-    def note_broken(self, name: str, package: str, version: str, error: BaseException) -> None:
+    def note_broken(self, name: str, package: str, version: str, error: BaseException, module: str = "") -> None:
         """List an entry point as broken; an error that meds did not raise on purpose is shown with its type."""
         text = str(error) if isinstance(error, MedsError) else f"{type(error).__name__}: {error}"
-        self.broken.append(BrokenPlugin(name, package, version, text))
+        self.broken.append(BrokenPlugin(name, package, version, text, module))
 
     def _refuse_duplicates(self, found: Iterable[Registration]) -> None:
         new: dict[tuple[str, str], Registration] = {}
@@ -261,7 +262,7 @@ def load_registry() -> Registry:
         try:
             module = point.load()
         except (Exception, SystemExit) as error:
-            registry.note_broken(point.name, package, version, error)
+            registry.note_broken(point.name, package, version, error, point.module)
             continue
         registry.register_module(module, package, version, point.name)
     return registry

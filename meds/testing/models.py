@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, get_args
@@ -20,6 +21,8 @@ from meds.testing.surroundings import temporary_folder
 from meds.testing.tiny_run import EVALUATE, FIT, TinyRun
 
 CLASS_NAMES = ("bolt", "nut")
+MOST_SECONDS = 60
+"""Far more than the slowest that ships with meds needs; processor time, which other programs do not lengthen."""
 ODD_SIZES = {"cnn": (50, 75), "vit": (72, 56)}
 """Sides whose grids are odd: 25, 13, 7, 4, 2 and 38, 19, 10, 5, 3 of the CNN, 9 and 7 of the ViT."""
 POOR_ENCODERS: tuple[dict[str, Any], ...] = (
@@ -195,6 +198,22 @@ class ModelKit(Kit):
         """One model for all classes and one for each both run and are evaluated."""
         for classes in ("unified", "separate"):
             self.check_run([self.fit_block(), EVALUATE], classes=classes)
+
+    @check
+    def test_a_tiny_fit_takes_seconds(self) -> None:
+        """An epoch on a dozen images, or a detector's whole fit of them, is a matter of seconds on one core."""
+        for family, block in self.encoder_blocks().items():
+            with temporary_folder() as folder:
+                spec = {"student": self.block(), "backbone": block}
+                run = TinyRun(self.registry(), folder, [self.fit_block()], **spec)
+                started = time.process_time()
+                run.run(last="fit")
+                taken = time.process_time() - started
+            require(
+                taken < MOST_SECONDS,
+                f"{self.title} took {taken:.0f} s of processor time for a dozen tiny images on a {family}, where "
+                f"{MOST_SECONDS} are allowed: give the kit options that make it small, or look for what is slow.",
+            )
 
     def fit_block(self) -> dict[str, Any]:
         """The stage `fit` on a tiny scale."""

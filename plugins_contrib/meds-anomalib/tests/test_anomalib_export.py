@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -213,6 +215,19 @@ def test_anomalib_s_folder_reads_the_export(whole: FakeRun, tmp_path: Path) -> N
     assert _mask_sides(data.test_data) == {"stays.png": 4, "b.png": 8, "a.png": 12}
     data.num_workers = 0
     assert next(iter(data.train_dataloader())).image.shape == (4, 3, 32, 32)
+
+
+@needs_anomalib
+def test_anomalib_s_command_trains_from_the_export(whole: FakeRun, tmp_path: Path) -> None:
+    assert meds_anomalib("export", whole.write(), "--to", tmp_path / "out").code == 0
+    model = ["--model", "Padim", "--model.backbone", "resnet18", "--model.pre_trained", "false"]
+    command = [sys.executable, "-c", "from anomalib.cli.cli import main; main()", "train", *model]
+    command += ["--data", str(tmp_path / "out" / "folder.yaml"), "--trainer.accelerator", "cpu"]
+    command += ["--default_root_dir", str(tmp_path / "results")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "image_AUROC" in done.stdout
+    assert list((tmp_path / "results").rglob("*.ckpt"))
 
 
 @needs_anomalib

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from meds_mlflow import MlflowOptions
-from meds_mlflow.logger import Mlflow, allowed, flattened
+from meds_mlflow.logger import allowed, flattened
 from mlflow.tracking import MlflowClient
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "synthetic.yaml"
@@ -27,12 +29,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
 
 
 def run(*sets: str) -> int:
-    from typer.testing import CliRunner
-
-    from meds.cli.app import app
-
+    command = [sys.executable, "-m", "meds", "run", str(EXAMPLE)]
     overrides = [word for value in sets for word in ("--set", value)]
-    return CliRunner().invoke(app, ["run", str(EXAMPLE), *overrides]).exit_code
+    return subprocess.run([*command, *overrides], capture_output=True, check=False).returncode
 
 
 def only_run(client: MlflowClient) -> Any:
@@ -62,12 +61,26 @@ def test_a_run_and_its_continuation_are_one_run(server: MlflowClient, tmp_path: 
 
 
 def test_a_failed_stage_closes_the_run_as_failed(server: MlflowClient, tmp_path: Path) -> None:
-    logger = Mlflow(MlflowOptions())
-    logger.run_started(tmp_path, {"name": "x", "spec": {"seed": 0}})
-    logger.stage_failed(tmp_path, "distill", {"error": "MedsError: no"})
+    assert run("stages.select-finetune.minimum_selected=1000") == 2
     found = only_run(server)
     assert found.info.status == "FAILED"
-    assert found.data.tags["meds.error"] == "distill: MedsError: no"
+    assert found.data.tags["meds.stage"] == "select-finetune"
+    assert found.data.tags["meds.error"].startswith("select-finetune: SelectionError: ")
+    assert "cost/distill/seconds" in found.data.metrics
+
+
+def test_what_it_hears_of(server: MlflowClient, tmp_path: Path) -> None:
+    """Every hook of a stage's life leaves something in MLflow."""
+    assert run("loggers=[{type: mlflow, model: true}]") == 0
+    found = only_run(server)
+    history = server.get_metric_history(found.info.run_id, "select-finetune/weave/selected_share")
+    with (tmp_path / "runs/mlflow-synthetic/selection.csv").open(encoding="utf-8", newline="") as file:
+        selections = list(csv.DictReader(file))
+    wanted = {int(row["iteration"]): int(row["selected"]) / int(row["total"]) for row in selections}
+    assert {row.step: row.value for row in history} == pytest.approx(wanted)
+    assert found.data.tags["meds.stage"] == "evaluate"
+    assert {"cost/memory/seconds", "cost/evaluate/seconds"} <= set(found.data.metrics)
+    assert "student.safetensors" in {file.path for file in server.list_artifacts(found.info.run_id)}
 
 
 def test_a_server_that_is_not_there_is_named_and_the_run_goes_on(server: MlflowClient, tmp_path: Path) -> None:

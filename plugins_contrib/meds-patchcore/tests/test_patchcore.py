@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from meds_patchcore import PatchCoreOptions
 from meds_patchcore.detector import PatchCore
-from meds_patchcore.memory import PatchMemory
-from meds_patchcore.stand_ins import stand_ins
 from patchcore_cases import (
     LAYERS,
     Training,
@@ -132,21 +131,6 @@ def test_a_memory_of_one_patch_still_tells_of_its_own_image(tmp_path: Path) -> N
     assert bool(known.maps[0].isfinite().all())
 
 
-@pytest.mark.parametrize("kept", [None, 2, 0])
-def test_stand_ins_are_the_nearest_patches_of_other_images(kept: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meds_patchcore.stand_ins._BLOCK_ELEMENTS", 100)
-    points = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
-    positions = torch.tensor([3, 11, 12, 39])
-    weights = None
-    if kept is not None:
-        weights = torch.zeros(40)
-        weights[8 * kept : 8 * kept + 8] = 1
-    for pick, found in zip(positions.tolist(), stand_ins(points, positions, 8, weights).tolist(), strict=True):
-        allowed = [i for i in range(40) if i // 8 != pick // 8]
-        wanted = [i for i in allowed if weights is None or weights[i] > 0] or allowed
-        assert found == min(wanted, key=lambda i: float((points[i] - points[pick]).norm()))
-
-
 def test_reweighted_image_scores(tmp_path: Path) -> None:
     detector = fitted(Training(images(5), tmp_path), coreset_ratio=0.3, distance="euclidean", reweighting=4)
     assert detector.evaluation_defaults().image_score == "own"
@@ -222,24 +206,6 @@ def test_one_training_image_is_not_enough(tmp_path: Path) -> None:
         fitted(Training(images(1), tmp_path))
 
 
-def test_small_distances_are_not_lost_among_large_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meds_patchcore.memory._BLOCK_ELEMENTS", 2000)
-    generator = torch.Generator().manual_seed(0)
-    vectors = 100 + torch.randn(50, 64, generator=generator)
-    queries = vectors[:20] + 1e-3 * torch.randn(20, 64, generator=generator)
-    squared, rows = PatchMemory(vectors).nearest(queries)
-    assert rows[:, 0].tolist() == list(range(20))
-    torch.testing.assert_close(squared[:, 0], (queries - vectors[:20]).square().sum(dim=1), rtol=1e-6, atol=0)
-
-
-def test_replaced_rows_come_back() -> None:
-    generator = torch.Generator().manual_seed(0)
-    vectors, other = torch.randn(9, 4, generator=generator), torch.randn(2, 4, generator=generator)
-    memory, rows = PatchMemory(vectors.clone(), torch.arange(9.0)), torch.tensor([3, 7])
-    before = memory.nearest(other, 9)
-    with memory.replaced(rows, other, torch.tensor([20.0, 30.0])):
-        assert memory.nearest(other)[1][:, 0].tolist() == [3, 7]
-        assert memory.weights[rows].tolist() == [20.0, 30.0]
-    assert memory.vectors.equal(vectors)
-    assert memory.weights.tolist() == list(range(9))
-    assert all(after.equal(values) for after, values in zip(memory.nearest(other, 9), before, strict=True))
+def test_neighbours_and_reweighting_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="leave out neighbours"):
+        PatchCoreOptions(neighbours=2, reweighting=9)

@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from meds_patchcore.memory_detector import PatchWeights
-from meds_patchcore.patches import TrainingPatches
 from meds_softpatch.detector import _quantile
 from sklearn.neighbors import LocalOutlierFactor
 from softpatch_cases import PLAIN, Training, fitted, images, new, patches_of
 from torch import Tensor
 
-from meds.api import DataError, random_projection
+from meds.api import DataError, PatchWeights, TrainingPatches, random_projection
 
 
 def weights_of(training: Any, **options: Any) -> PatchWeights:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,12 +39,9 @@ def records(path: Path) -> Iterator[Any]:
 
 
 def run(*sets: str) -> int:
-    from typer.testing import CliRunner
-
-    from meds.cli.app import app
-
+    command = [sys.executable, "-m", "meds", "run", str(EXAMPLE)]
     overrides = [word for value in sets for word in ("--set", value)]
-    return CliRunner().invoke(app, ["run", str(EXAMPLE), *overrides]).exit_code
+    return subprocess.run([*command, *overrides], capture_output=True, check=False).returncode
 
 
 def key(item: Any) -> str:

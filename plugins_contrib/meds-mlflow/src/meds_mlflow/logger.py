@@ -50,6 +50,11 @@ class Mlflow(RunLogger):
             tags.append(RunTag("meds.changed", ", ".join(changed)[:LONGEST_VALUE]))
         client.log_batch(self._run_id, tags=tags)
 
+    def before_stage(self, run: Path, stage: str, facts: dict[str, Any]) -> None:  # noqa: ARG002
+        """The stage that the run is in, as a tag."""
+        if self._client is not None:
+            self._client.set_tag(self._run_id, "meds.stage", stage)
+
     def iteration(self, run: Path, stage: str, facts: dict[str, Any]) -> None:  # noqa: ARG002
         """Loss and learning rate by iteration."""
         figures = {"loss": facts["loss"], "learning_rate": facts["learning_rate"]}

@@ -6,13 +6,12 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from meds.api import EvaluationDefaults
+from meds.api import EvaluationDefaults, PatchMemoryDetector
 
 from . import PatchCoreOptions
-from .memory_detector import MemoryDetector
 
 
-class PatchCore(MemoryDetector):
+class PatchCore(PatchMemoryDetector):
     """The distance to a coreset of all training patches."""
 
     name = "patchcore"

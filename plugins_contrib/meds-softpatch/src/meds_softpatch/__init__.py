@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Self
 
-from meds_patchcore import MemoryOptions
 from pydantic import Field, model_validator
 
-from meds.api import Plugin, hookimpl
+from meds.api import PatchMemoryOptions, Plugin, hookimpl
 
 MEDS_API = 1
 
 LOF_K = 5
 
 
-class SoftPatchOptions(MemoryOptions):
+class SoftPatchOptions(PatchMemoryOptions):
     """Options of SoftPatch (Jiang et al., NeurIPS 2022); the defaults are what the published code does."""
 
     discriminator: Literal["lof", "nearest", "gaussian"] = Field(

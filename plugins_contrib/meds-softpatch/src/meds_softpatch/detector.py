@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import torch
-from meds_patchcore.memory_detector import MemoryDetector, PatchWeights
-from meds_patchcore.patches import TrainingPatches
 from torch import Tensor
 
-from meds.api import DataError, TrainingFeatures, random_projection
+from meds.api import (
+    DataError,
+    PatchMemoryDetector,
+    PatchWeights,
+    TrainingFeatures,
+    TrainingPatches,
+    random_projection,
+)
 
 from . import SoftPatchOptions
 from .outliers import gaussian_distances, local_outlier_factors, nearest_distances
 
 
-class SoftPatch(MemoryDetector):
+class SoftPatch(PatchMemoryDetector):
     """A coreset without the patches that are outliers at their place, and distances weighed by outlier factors.
 
     Places correspond only within a class. So outlier factors, and which patches are removed, are settled for each
@@ -31,7 +36,7 @@ class SoftPatch(MemoryDetector):
             DataError: a class has one training image, so that its patches cannot be compared with others.
         """
         members = self._members(training.classes)
-        projection = random_projection(self._embedding.channels, self.options.projection, generator)
+        projection = random_projection(patches.channels, self.options.projection, generator)
         projected = patches.project(projection).view(len(training), patches.per_image, -1)
         factors = torch.empty(projected.shape[:2], device=projected.device)
         kept = torch.empty_like(factors)

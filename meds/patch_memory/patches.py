@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from meds.api import TrainingFeatures
-
-from .embedding import PatchEmbedding
+from meds.core.detector import TrainingFeatures
+from meds.patch_memory.embedding import PatchEmbedding
 
 
 class TrainingPatches:
@@ -19,10 +18,12 @@ class TrainingPatches:
 
     Attributes:
         per_image: patches of an image.
+        channels: width of a patch.
     """
 
     def __init__(self, training: TrainingFeatures, embedding: PatchEmbedding, per_image: int) -> None:
         self._training, self._embedding, self.per_image = training, embedding, per_image
+        self.channels = embedding.channels
 
     def __len__(self) -> int:
         return len(self._training) * self.per_image

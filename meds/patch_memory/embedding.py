@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from meds.api import Backbone, Layer, PluginError, layers_at_strides
-
-from . import MemoryOptions
+from meds.core.backbone import Backbone, Layer
+from meds.core.errors import PluginError
+from meds.core.strides import layers_at_strides
+from meds.patch_memory.options import PatchMemoryOptions
 
 CNN_STRIDES = (8, 16)
 
 
-def embedded_layers(detector: str, options: MemoryOptions, backbone: Backbone) -> tuple[str, ...]:
+def embedded_layers(detector: str, options: PatchMemoryOptions, backbone: Backbone) -> tuple[str, ...]:
     """Names of the layers to embed.
 
     Raises:
@@ -62,7 +63,7 @@ class PatchEmbedding:
     squares are never laid out.
     """
 
-    def __init__(self, options: MemoryOptions, layers: Sequence[Layer]) -> None:
+    def __init__(self, options: PatchMemoryOptions, layers: Sequence[Layer]) -> None:
         self.channels, self._side = options.channels, options.neighbourhood
         together = pooling_weights(options.channels, len(layers) * options.layer_channels)
         self._rows: list[slice] = []

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from meds_patchcore import PatchCoreOptions
-from meds_patchcore.embedding import PatchEmbedding, embedded_layers, pooling_weights
-from patchcore_cases import literal_embedding
 from torch import Tensor
 
-from meds.api import Layer, PluginError, Preprocessing
+from meds.api import Layer, PatchMemoryOptions, PluginError, Preprocessing
+from meds.patch_memory.embedding import PatchEmbedding, embedded_layers, pooling_weights
+
+
+def literal_embedding(maps: Sequence[Tensor], side: int, layer_channels: int, channels: int) -> Tensor:
+    """Unfold, resize every number of a patch as an image, pool each layer, pool the layers together: [B, P, C]."""
+    grid = maps[0].shape[-2:]
+    layers = []
+    for values in maps:
+        count, _, height, width = values.shape
+        squares = F.unfold(values, side, padding=side // 2).view(count, -1, height, width)
+        squares = F.interpolate(squares, size=grid, mode="bilinear", align_corners=False)
+        layers.append(F.adaptive_avg_pool1d(squares.flatten(2).transpose(1, 2), layer_channels))
+    return F.adaptive_avg_pool1d(torch.stack(layers, dim=2).flatten(2), channels)
 
 
 def layers_of(maps: list[Tensor]) -> list[Layer]:
@@ -34,7 +45,7 @@ def test_one_convolution_a_layer_is_the_published_embedding(
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     maps = [torch.randn(2, *shape, generator=generator) for shape in shapes]
-    chosen = PatchCoreOptions(**options)
+    chosen = PatchMemoryOptions(**options)
     found = PatchEmbedding(chosen, layers_of(maps))(maps)
     wanted = literal_embedding(maps, chosen.neighbourhood, chosen.layer_channels, chosen.channels)
     assert found.shape == (2, shapes[0][1] * shapes[0][2], chosen.channels)
@@ -69,17 +80,17 @@ CNN: Any = Maps("cnn", [Layer(f"stride{s}", s, 64 // s, 64 // s) for s in (2, 4,
 
 
 def test_published_layers_of_a_cnn() -> None:
-    assert embedded_layers("patchcore", PatchCoreOptions(), CNN) == ("stride8", "stride16")
+    assert embedded_layers("mine", PatchMemoryOptions(), CNN) == ("stride8", "stride16")
 
 
 @pytest.mark.parametrize(("blocks", "wanted"), [(12, ("block5", "block8")), (24, ("block11", "block17"))])
 def test_blocks_of_a_vit(blocks: int, wanted: tuple[str, ...]) -> None:
-    assert embedded_layers("patchcore", PatchCoreOptions(), vit(blocks)) == wanted
+    assert embedded_layers("mine", PatchMemoryOptions(), vit(blocks)) == wanted
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 3])
 def test_blocks_of_a_shallow_vit(blocks: int) -> None:
-    assert set(embedded_layers("patchcore", PatchCoreOptions(), vit(blocks))) <= {f"block{i}" for i in range(blocks)}
+    assert set(embedded_layers("mine", PatchMemoryOptions(), vit(blocks))) <= {f"block{i}" for i in range(blocks)}
 
 
 @pytest.mark.parametrize(
@@ -88,11 +99,9 @@ def test_blocks_of_a_shallow_vit(blocks: int) -> None:
 )
 def test_layers_that_cannot_be_embedded(name: str, sentence: str) -> None:
     with pytest.raises(PluginError, match=sentence):
-        embedded_layers("patchcore", PatchCoreOptions(layers=[name]), vit(2))
+        embedded_layers("mine", PatchMemoryOptions(layers=[name]), vit(2))
 
 
-def test_options_that_make_no_sense() -> None:
+def test_a_neighbourhood_without_a_middle_is_refused() -> None:
     with pytest.raises(ValueError, match="neighbourhood must be odd"):
-        PatchCoreOptions(neighbourhood=2)
-    with pytest.raises(ValueError, match="leave out neighbours"):
-        PatchCoreOptions(neighbours=2, reweighting=9)
+        PatchMemoryOptions(neighbourhood=2)

@@ -9,22 +9,16 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from meds.api import (
-    Backbone,
-    DataError,
-    Detector,
-    EvaluationDefaults,
-    Scores,
-    TrainingFeatures,
-    greedy_coreset,
-    random_projection,
-)
-
-from . import MemoryOptions
-from .embedding import PatchEmbedding, embedded_layers
-from .memory import PatchMemory
-from .patches import TrainingPatches
-from .stand_ins import stand_ins
+from meds.core.backbone import Backbone
+from meds.core.coreset import greedy_coreset, random_projection
+from meds.core.detector import Detector, TrainingFeatures
+from meds.core.errors import DataError
+from meds.core.model import EvaluationDefaults, Scores
+from meds.patch_memory.embedding import PatchEmbedding, embedded_layers
+from meds.patch_memory.memory import PatchMemory
+from meds.patch_memory.options import PatchMemoryOptions
+from meds.patch_memory.patches import TrainingPatches
+from meds.patch_memory.stand_ins import stand_ins
 
 
 class PatchWeights(NamedTuple):
@@ -47,17 +41,21 @@ class Choice(NamedTuple):
     weights: Tensor | None
 
 
-class MemoryDetector(Detector):
+class PatchMemoryDetector(Detector):
     """Remembers a coreset of the training patches; a patch's score is its distance to the nearest of them.
 
     All classes of the fit share one memory. Subclasses may weigh patches in `weigh` and score otherwise in `answer`.
 
     While a training image is scored, each of its own patches in the memory gives way to the patch of another image
     that is nearest to it, see `stand_ins`.
+
+    Attributes:
+        name: the detector's name in a spec, for the sentences of errors; a subclass sets it.
+        memory: the remembered patches, once `fit` or `load_state` has run.
     """
 
     name: ClassVar[str]
-    options: MemoryOptions
+    options: PatchMemoryOptions
     memory: PatchMemory
     _known: Scores
 
