@@ -93,6 +93,26 @@ def test_a_last_row_written_by_hand_without_a_line_s_end_is_kept(tmp_path: Path)
     assert [row.sha256 for row in read_decisions(path)] == ["1", "2"]
 
 
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\xff\xd8", b"a letter,\nnot a table"])
+def test_a_file_that_is_no_table_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(content)
+    for use in (read_decisions, mended_decisions, lambda place: append_decision(place, decision("1", "normal"))):
+        with pytest.raises(DataError, match=r"picture\.png"):
+            use(path)
+    assert path.read_bytes() == content
+
+
+def test_a_table_with_the_columns_in_another_order_keeps_it(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.csv"
+    path.write_text("decision,sha256,note,path,who,when\nnormal,1,dust,a.png,ann,2026-11-25\n", encoding="utf-8-sig")
+    append_decision(path, decision("2", "defect"))
+    assert [(row.sha256, row.decision, row.who) for row in read_decisions(path)] == [
+        ("1", "normal", "ann"),
+        ("2", "defect", decision("2", "defect").who),
+    ]
+
+
 def test_a_mistake_in_the_middle_is_never_mended(tmp_path: Path) -> None:
     path = tmp_path / "decisions.csv"
     text = "path,sha256,decision\na.png,1,defekt\nb.png,2,def"

@@ -43,7 +43,7 @@ def test_a_folder_without_labels_runs_as_written(tmp_path: Path, meds: Callable[
     assert spec["name"] == "line-3-left"
     assert "6 images with no labels" in said
     assert "Image sizes: 40x30" in said
-    assert "fewer than 20 images" in said
+    assert "6 training images of a class are few" in said
     quick = ["stages.distill.iterations=2", "stages.select-finetune.iterations=2", "backbone.pretrained=false"]
     quick += ["backbone.image_size=64", "student.layers=null", "student.blocks=[1,1,1]", "device=cpu", "threads=1"]
     sets = [part for text in quick for part in ("--set", text)]
@@ -64,6 +64,68 @@ def test_normal_images_beside_a_folder_of_defects(tmp_path: Path, meds: Callable
     folder = tmp_path / "parts"
     put(*images(folder, 5), *images(folder / "defects", 2))
     assert written(meds, folder)[0]["dataset"]["normal"] == "."
+
+
+def found(spec_file: Path) -> set[tuple[str, str, int | None, str]]:
+    """What the dataset of a written spec makes of the folder: class, split, label and defect of its images."""
+    block = load_spec(spec_file, load_registry()).dataset
+    records = block.registration.load()(block.options).records()
+    return {(r.class_name, r.split, r.label, r.defect) for r in records}
+
+
+def test_a_folder_for_each_type_of_defect(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "parts"
+    put(*images(folder / "good", 5), *images(folder / "hole", 2), *images(folder / "scratch", 3))
+    put(*images(folder / "masks" / "hole", 2))
+    spec, said = written(meds, folder)
+    more = {"normal": "good", "abnormal": ".", "mask": "masks", "recursive": True}
+    assert spec["dataset"] == {"type": "folder", "path": str(folder), **more}
+    assert "5 images in 'hole', 'scratch', taken as defective, each folder a type of defect" in said
+    assert "take `abnormal` and `recursive` out" in said
+    defects = {("parts", "test", 1, "hole"), ("parts", "test", 1, "scratch")}
+    assert found(tmp_path / "out.yaml") == {("parts", "train", 0, "good"), ("parts", "test", 0, "good"), *defects}
+
+
+def test_labels_in_folders_of_days(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "parts"
+    put(*images(folder / "IO" / "monday", 5), *images(folder / "NIO" / "monday", 2), *images(folder / "later", 2))
+    spec, said = written(meds, folder)
+    assert spec["dataset"].items() >= {"normal": "IO", "abnormal": "NIO", "recursive": True}.items()
+    assert "Folders that are left alone: later." in said
+    assert {(split, label) for _, split, label, _ in found(tmp_path / "out.yaml")} == {
+        ("train", 0),
+        ("test", 0),
+        ("test", 1),
+    }
+
+
+def test_labels_in_every_class_folder(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "products"
+    for name in ("bolt", "nut"):
+        put(*images(folder / name / "good", 5), *images(folder / name / "bad", 2))
+    spec, said = written(meds, folder)
+    assert spec["dataset"].items() >= {"normal": "good", "abnormal": "bad", "class_folders": True}.items()
+    assert "bolt (5 normal, 2 defective), nut (5 normal, 2 defective)" in said
+    assert "3 training images of a class are few" in said
+    assert len(found(tmp_path / "out.yaml")) == 6
+
+
+def test_training_images_that_lie_in_train_itself(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "bottle"
+    put(*images(folder / "train"), *images(folder / "test"))
+    _, said = written(meds, folder)
+    assert "Folders that are left alone, as they say of no image what it is: test." in said
+    assert found(tmp_path / "out.yaml") == {("bottle", "train", None, None)}
+
+
+def test_normal_images_that_are_called_normal_in_the_layout_of_mvtec(
+    tmp_path: Path, meds: Callable[..., Finished]
+) -> None:
+    folder = tmp_path / "bottle"
+    put(*images(folder / "train" / "Normal"), *images(folder / "test" / "normal"), *images(folder / "test" / "hole"))
+    written(meds, folder)
+    good = {("bottle", split, 0, "good") for split in ("train", "test")}
+    assert found(tmp_path / "out.yaml") == {*good, ("bottle", "test", 1, "hole")}
 
 
 @pytest.mark.parametrize("inside", [True, False])

@@ -81,7 +81,7 @@ def test_an_unreadable_file_is_named_at_the_end_and_the_others_are_done(
     out = finished.root / "out"
     done = meds("predict", finished.runs / "tiny", pictures / "weave", "--output", out, "--no-heatmaps")
     assert done.code == 2
-    assert "00a.png" in done.err
+    assert "00a.png: not an image, or of an unknown format.\n" in done.err
     assert "1 of 9 images could not be read" in done.said
     assert "Traceback" not in done.err
     assert len(rows(out)) == 8
@@ -120,6 +120,10 @@ def test_thresholds_can_be_chosen_again(finished: Any, pictures: Path, meds: Cal
     [
         (["{root}/nothing"], "nothing"),
         (["{root}/pictures/weave/*.jpg"], "No images were found in"),
+        (
+            ["{root}/pictures", "--threshold", "1", "--false-alarm-rate", "0.1"],
+            "both set the threshold; give one of them",
+        ),
         (["{root}/pictures", "--class", "weav"], "--class weav: the run knows discs, weave"),
         (["{root}/loose.png"], "the run knows 2 classes (discs, weave) and no folder of this path"),
     ],

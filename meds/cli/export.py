@@ -38,20 +38,31 @@ def export_run(
         raise UserError(f"--output {path}: a file of the format {kind} ends in {formats.SUFFIXES[kind]}.")
     formats.write(DetectorNetwork(finished, chosen), kind, path, describe(finished, chosen).text)
     samples = check.unseen_samples(finished, chosen, images)
-    # Opened anew: the network has taken the encoder and student of the other one to float32.
-    found = check.compare(FinishedRun(run), open_exported(path), chosen, samples)
+    own = FinishedRun(run)
+    try:
+        # Opened anew: the network has taken the encoder and student of the other one to float32.
+        found = check.compare(own, open_exported(path), chosen, samples)
+    except BaseException:
+        _remove(path)
+        raise
     figures = (
-        f"{found.images} images: scores differ by at most {found.largest:.2g} of the threshold "
-        f"(allowed: {tolerance:g}), "
-        f"{found.flips} decisions differ. Largest difference: {found.worst}, run {found.run_score:.6g}, file "
-        f"{found.file_score:.6g}."
+        f"{found.images} images: scores differ by at most {found.worst.gap:.2g} of the threshold "
+        f"(allowed: {tolerance:g}), {len(found.flipped)} decisions differ. Largest difference: {found.worst}."
     )
-    if found.largest > tolerance or found.flips:
-        path.unlink()
-        path.with_suffix(".bin").unlink(missing_ok=True)
-        console.print(f"The exported detector does not agree with the run and was removed. {figures}", soft_wrap=True)
+    if found.worst.gap > tolerance or found.flipped:
+        _remove(path)
+        told = [f"The exported detector does not agree with the run and was removed. {figures}"]
+        told += [f"Another decision: {image}." for image in found.flipped[:3]]
+        if own.pipeline.runtime.precision != "fp32":
+            told.append("The run computes in bf16, the file in float32: run the spec with `--set precision=fp32`.")
+        console.print("\n".join(told), soft_wrap=True, markup=False)
         raise typer.Exit(1)
     console.print(f"Checked on {figures}\nWritten to {path}.", soft_wrap=True, markup=False)
+
+
+def _remove(path: Path) -> None:
+    for part in (path, *([path.with_suffix(".bin")] if path.suffix == ".xml" else [])):
+        part.unlink(missing_ok=True)
 
 
 def _class(given: str | None, names: tuple[str, ...]) -> str:

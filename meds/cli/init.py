@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import yaml
@@ -53,8 +54,13 @@ def write_spec(folder: Path, output: Path | None, force: bool) -> None:
     for sentence in [*layout.found, _sizes(layout)]:
         console.print(sentence, soft_wrap=True, markup=False, highlight=False)
     if layout.training_images < 20:
-        console.print("That is little: with fewer than 20 images of a class no threshold can promise anything.")
-    console.print(f"Written to {path}. Look at it, then: meds run {path}", soft_wrap=True, markup=False)
+        console.print(
+            f"{layout.training_images} training images of a class are few: with fewer than 20 no threshold can promise "
+            "anything.",
+            soft_wrap=True,
+            highlight=False,
+        )
+    console.print(f"Written to {path}. Look at it, then: meds run {quote(str(path))}", soft_wrap=True, markup=False)
 
 
 def _spec(folder: Path, name: str, layout: Layout) -> str:

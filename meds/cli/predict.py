@@ -37,8 +37,11 @@ def predict_images(request: PredictRequest) -> None:
     """Score the images; one line each, as soon as it is known. Unreadable files are named at the end.
 
     Raises:
-        UserError: no image is given, a class is unknown, or (after all others are done) files were unreadable.
+        UserError: no image is given, a class is unknown, the threshold is given twice, or (after all others are
+            done) files were unreadable.
     """
+    if request.threshold is not None and request.false_alarm_rate is not None:
+        raise UserError("--threshold and --false-alarm-rate both set the threshold; give one of them.")
     paths = list(_files(request.images))
     if not paths:
         raise UserError(f"No images were found in {', '.join(request.images)}.")
@@ -83,14 +86,14 @@ def _predictor(path: Path) -> AnyPredictor:
 def _predict_batch(
     predictor: AnyPredictor, paths: Sequence[Path], classes: Sequence[str], writer: _Writer, failures: list[str]
 ) -> None:
-    from meds.core.images import read_rgb
+    from meds.core.images import UnreadableImageError, read_rgb
 
     images, known = [], []
     for path, name in zip(paths, classes, strict=True):
         try:
             images.append(read_rgb(path))
-        except DataError as error:
-            failures.append(str(error))
+        except UnreadableImageError as error:
+            failures.append(error.what)
         else:
             known.append((path, name))
     for (path, name), image, found in zip(

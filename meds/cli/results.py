@@ -23,9 +23,23 @@ def show_metrics(metrics: Mapping[str, Any]) -> None:
         for name, row in rows.items():
             table.add_row(name, *(percent(row[key]) for key in shown))
         console.print(table)
+    if metrics.get("calibration"):
+        _show_thresholds(metrics["calibration"])
     ranking = metrics["ranking"]["classes"]
     if any(row["auprc"] is not None for row in ranking.values()):
         _show_ranking(ranking)
+
+
+def _show_thresholds(calibration: Mapping[str, Mapping[str, Any]]) -> None:
+    titles = ("threshold", "wanted", "to expect", "95 % interval")
+    table = new_table("class", *titles, "set from", title="Thresholds and their false alarms (percent)", numbers=titles)
+    for name, row in calibration.items():
+        known = row["held_out"]
+        expected = percent(row["expected"]) if known else "unknown"
+        interval = f"{percent(row['low'])} to {percent(row['high'])}" if known else ""
+        images = f"{row['images']} images {'held out' if known else 'trained on'}"
+        table.add_row(name, f"{row['threshold']:.4g}", percent(row["wanted"]), expected, interval, images)
+    console.print(table)
 
 
 def _show_ranking(ranking: Mapping[str, Mapping[str, float | None]]) -> None:

@@ -41,15 +41,17 @@ def decided_now(sample: Sample, decision: Verdict, who: str) -> Decision:
 
 def append_decision(path: Path, decision: Decision) -> None:
     """Add a row to the table; it is on the disk when this returns. Several processes may add to one table."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     path.parent.mkdir(parents=True, exist_ok=True)
     with _lock(path), path.open("ab") as file:
         _mend(path)
         new = file.seek(0, os.SEEK_END) == 0
+        text = io.StringIO()
+        # A table that was made by hand may have the columns in another order.
+        columns = COLUMNS if new else _columns(path)
+        writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
         if new:
-            writer.writerow(COLUMNS)
-        writer.writerow(asdict(decision).values())
+            writer.writeheader()
+        writer.writerow(asdict(decision))
         file.write(text.getvalue().encode())
         file.flush()
         os.fsync(file.fileno())
@@ -79,13 +81,13 @@ def _mend(path: Path) -> None:
     whole = _end_of_whole_lines(content)
     if whole == len(content):
         return
-    if whole == 0:
+    if whole == 0 and ",".join(COLUMNS).encode().startswith(content):
         os.truncate(path, 0)
         return
-    _rows(content[:whole].decode("utf-8-sig"), path)
+    _rows(_text(content[:whole] or content, path), path)
     try:
-        _rows(content.decode("utf-8-sig"), path)
-    except (DataError, UnicodeDecodeError):
+        _rows(_text(content, path), path)
+    except DataError:
         os.truncate(path, whole)
     else:
         with path.open("ab") as file:
@@ -107,11 +109,24 @@ def read_decisions(path: Path) -> list[Decision]:
         DataError: the file is missing or a row is not understood; names the line.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise DataError(f"{path}: the decisions cannot be read: {reason}.") from None
-    return _rows(text, path)
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: the decisions cannot be read ({error.strerror}); check the path.") from None
+    return _rows(_text(content, path), path)
+
+
+def _text(content: bytes, path: Path) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(
+            f"{path}: this is no table of decisions, because it is no UTF-8 text; check the path."
+        ) from None
+
+
+def _columns(path: Path) -> list[str]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return next(csv.reader(file))
 
 
 def _rows(text: str, path: Path) -> list[Decision]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-NORMAL_NAMES = frozenset({"normal", "good", "ok"})
+NORMAL_NAMES = frozenset({"normal", "good", "ok", "io", "pass", "passed"})
 ABNORMAL_NAMES = frozenset(
     {
         "abnormal",
@@ -16,6 +16,13 @@ ABNORMAL_NAMES = frozenset(
         "ko",
         "nok",
         "ng",
+        "nio",
+        "fail",
+        "failed",
+        "faulty",
+        "reject",
+        "rejects",
+        "rejected",
     }
 )
 MASK_NAMES = frozenset({"mask", "masks", "ground_truth", "groundtruth", "gt"})

@@ -18,11 +18,18 @@ from meds.core.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 
-_REMEDY = "remove it or set `dataset.unreadable: skip`."
 _DIGEST_CHUNK = 1 << 20
 _ORIENTATION = ExifTags.Base.Orientation
 _QUARTER_TURNS = {5, 6, 7, 8}
 _PNG_METADATA = {b"eXIf", b"tEXt", b"zTXt", b"iTXt"}
+
+
+class UnreadableImageError(DataError):
+    """An image file cannot be read; `what` says which and why, without what a spec can do about it."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.what = f"{path}: {reason}."
+        super().__init__(f"{path}: {reason}; remove it or set `dataset.unreadable: skip`.")
 
 
 def list_images(folder: Path, recursive: bool = False) -> list[Path]:
@@ -65,7 +72,7 @@ def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
     Grey and palette images become RGB; alpha is dropped, not blended. 16-bit grey is divided by 257 and
     float images must hold 0..1 and are multiplied by 255: the scale is the type's and never the image's,
     so brightness stays comparable between images. 16-bit colour keeps its high byte. Of a file with many
-    frames the first is read. Raises DataError with the path for any file that cannot be read.
+    frames the first is read. Raises UnreadableImageError for any file that cannot be read.
     """
     with _opened(path) as picture:
         values, full_range = _decoded(picture)
@@ -140,27 +147,27 @@ def resize_and_crop_mask(
 
 
 def file_digest(path: Path) -> str:
-    """sha256 (hex) of a file's bytes. Raises DataError with the path if it cannot be read."""
+    """sha256 (hex) of a file's bytes. Raises UnreadableImageError if it cannot be read."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
             while chunk := file.read(_DIGEST_CHUNK):
                 digest.update(chunk)
     except OSError as error:
-        raise DataError(f"{path}: {_reason(error)}; {_REMEDY}") from error
+        raise UnreadableImageError(path, _reason(error)) from error
     return digest.hexdigest()
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image file, and turn whatever goes wrong inside the block into a DataError."""
+    """Open an image file, and turn whatever goes wrong inside the block into an UnreadableImageError."""
     try:
         # Given a path, Pillow may map the file into memory, which mixes up the sides of a turned TIFF.
         with path.open("rb") as file, Image.open(file) as picture:
             yield picture
     except Exception as error:
         # Damaged files make Pillow's decoders raise errors of many unrelated types.
-        raise DataError(f"{path}: {_reason(error)}; {_REMEDY}") from error
+        raise UnreadableImageError(path, _reason(error)) from error
 
 
 def _reason(error: Exception) -> str:

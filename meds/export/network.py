@@ -11,13 +11,14 @@ from meds.core import scoring
 from meds.core.errors import UserError
 from meds.core.finished_run import FinishedRun
 from meds.core.partitions import PartitionScorer
+from meds.core.runtime import Runtime
 from meds.export.preprocess import preprocess
 
 
 class DetectorNetwork(nn.Module):
     """Preprocessing, encoder, student, score map, smoothing and image score of a run, for images of one class.
 
-    Computes in float32 whatever the run's precision was.
+    Computes in float32 on a processor, whatever the run's precision and device were, and takes `run` there with it.
 
     Raises:
         UserError: the run scores with something that is no network, such as the memory alone.
@@ -25,6 +26,8 @@ class DetectorNetwork(nn.Module):
 
     def __init__(self, run: FinishedRun, class_name: str) -> None:
         super().__init__()
+        # The run's own would write its bf16 products into the file, which onnxruntime and OpenVINO do not take.
+        run.pipeline.runtime = Runtime("cpu", "fp32", run.spec.threads)
         scorer = run.scorer()
         if not isinstance(scorer, PartitionScorer):
             raise UserError(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from meds.core.decisions import Decision
 from meds.core.errors import DataError
@@ -30,6 +31,7 @@ class Pages:
         self._templates = Environment(
             loader=PackageLoader("meds.review"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
         )
+        self._templates.filters["code"] = _code
         self._templates.filters["number"] = _number
         self._templates.filters["when"] = _when
         self._templates.filters["filename"] = lambda path: path.replace("\\", "/").rpartition("/")[2]
@@ -133,6 +135,14 @@ def _place(patch: Patch, grid: Patch) -> str:
     row, column = (min(2, 3 * at // of) for at, of in zip(patch, grid, strict=True))
     vertical, horizontal = ("top", "", "bottom")[row], ("left", "", "right")[column]
     return " ".join(word for word in (vertical, horizontal) if word) or "centre"
+
+
+def _code(sentence: str) -> Markup:
+    """A sentence in which words between backticks are code."""
+    parts = [
+        Markup("<code>{}</code>" if place % 2 else "{}").format(part) for place, part in enumerate(sentence.split("`"))
+    ]
+    return Markup().join(parts)
 
 
 def _number(value: float) -> str:

@@ -26,7 +26,8 @@ class FolderOptions(DatasetOptions):
     )
     abnormal: Path | None = Field(
         default=None,
-        description="Folder of images known to be defective; used for testing only. Needs `normal`.",
+        description="Folder of images known to be defective; used for testing only. Needs `normal`. With `recursive`, "
+        "`.` takes every folder beside `normal` as a type of defect.",
     )
     mask: Path | None = Field(
         default=None,
@@ -125,12 +126,12 @@ class FolderDataset(Dataset[FolderOptions]):
             held_out = set(order[: max(1, round(len(images) * self.options.test_fraction))].tolist())
         train = [Record(str(p), name, "train", NORMAL, "good") for i, p in enumerate(images) if i not in held_out]
         test = [Record(str(p), name, "test", NORMAL, "good") for i, p in enumerate(images) if i in held_out]
-        return train, test + ([] if abnormal is None else self._defective(abnormal, masks))
+        return train, test + ([] if abnormal is None else self._defective(abnormal, normal, masks))
 
-    def _defective(self, abnormal: Path, masks: Path | None) -> list[Record]:
+    def _defective(self, abnormal: Path, normal: Path, masks: Path | None) -> list[Record]:
         by_image = {} if masks is None else masks_by_image(masks, self.options.recursive)
         records = []
-        for path in self._images(abnormal, "abnormal", (masks,)):
+        for path in self._images(abnormal, "abnormal", (normal, masks)):
             inside = path.relative_to(abnormal)
             mask = by_image.get(inside.with_suffix("").as_posix())
             records.append(

@@ -9,11 +9,10 @@ from pydantic import Field
 
 from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, DatasetOptions, Record, Split
 from meds.core.errors import DataError
+from meds.core.folder_names import NORMAL_NAMES
 from meds.core.hookspecs import hookimpl
 from meds.core.images import list_images, masks_by_image
 from meds.core.registry import Plugin
-
-NORMAL_FOLDERS = frozenset({"good", "ok"})
 
 
 class MvtecOptions(DatasetOptions):
@@ -28,7 +27,7 @@ class MvtecOptions(DatasetOptions):
 class MvtecDataset(Dataset[MvtecOptions]):
     """`<class>/train/good`, `<class>/test/<defect>` and `<class>/ground_truth/<defect>/<stem>_mask.png`.
 
-    Folders named good or ok hold normal images; any other folder, also below `train`, is a defect type.
+    Folders named good, ok or normal hold normal images; any other folder, also below `train`, is a defect type.
     A mask may also be named `<stem>` and have any image suffix; a defect without one has no mask.
     """
 
@@ -72,7 +71,7 @@ def _split_records(class_name: str, folder: Path, split: Split) -> Iterator[Reco
     for kind in sorted((folder / split).iterdir()):
         if not kind.is_dir() or kind.name.startswith("."):
             continue
-        normal = kind.name in NORMAL_FOLDERS
+        normal = kind.name.lower() in NORMAL_NAMES
         # The masks belong to the test images: a training image of the same name is another image.
         mask_folder = folder / "ground_truth" / kind.name
         masked = split == "test" and not normal and mask_folder.is_dir()
