@@ -148,6 +148,9 @@ def main() -> None:
     seconds, figures = min((timed(ours) for _ in range(3)), key=lambda result: float(result[0]))
     exact_seconds, exact = timed(lambda: exact_values(maps, masks))
     loop_seconds, loop = timed(lambda: loop_over_thresholds(maps, masks))
+    small = (maps[:8, :32, :32], masks[:8, :32, :32] | (np.arange(32) < 9), scores[:8], np.arange(8) < 4)
+    for work in anomalib_figures(*small).values():  # what it loads and compiles at its first call is not timed
+        work()
     theirs = {name: timed(work) for name, work in anomalib_figures(maps, masks, scores, labels).items()}
     peer_seconds = sum(taken for taken, _ in theirs.values())
     error = max(abs(figures[name] - value) for name, value in exact.items())

@@ -190,7 +190,7 @@ def test_comparisons_for_an_accelerator_are_those_for_a_processor() -> None:
 def test_the_largest_by_integers_is_the_largest() -> None:
     products = -torch.rand(5, 3, 50, generator=torch.Generator().manual_seed(6)) - 0.004
     for values in (products.bfloat16(), products):
-        found, places = nearest._largest(values)
+        found, places = nearest.largest(values)
         torch.testing.assert_close(found, values.amax(dim=2))
         torch.testing.assert_close(values.gather(2, places[..., None])[..., 0], found)
 

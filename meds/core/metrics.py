@@ -173,8 +173,8 @@ def _curve(values: Floats, defective: npt.NDArray[np.bool_], threads: int) -> _C
         scores, added = _descending(values[defective], *_overlap_weights(defective))
         last_of_score = np.append(np.flatnonzero(scores[1:] != scores[:-1]), len(scores) - 1)
         wanted = scores[last_of_score][::-1]
-        counts = [pool.submit(_positions, part.result(), wanted) for part in parts]
-        below, up_to = (sum(found) for found in zip(*(count.result() for count in counts), strict=True))
+        positions = [pool.submit(_positions, part.result(), wanted) for part in parts]
+        below, up_to = np.sum([position.result() for position in positions], axis=0)
     normals = values.size - len(scores)
     return _Curve(
         normals,

@@ -9,8 +9,9 @@ from torch import Tensor, stack
 
 from meds.core.scoring import from_cosine
 from meds.stages import memory_estimators as estimators
-from meds.stages.nearest import Nearest, PatchIndex, SideBySide, best_patches
+from meds.stages.nearest import Nearest, PatchIndex, best_patches
 from meds.stages.options import MemoryOptions
+from meds.stages.own_nearest import SideBySide, own_nearest
 
 # Neighbours that carry so much of a score are compared exactly; what is left may be off by 0.4 % of itself.
 EXACT_MASS = 0.99
@@ -49,7 +50,7 @@ class ClassMemory:
         others: Sequence[int] = range(len(self.vectors))
         if self.options.level == "image":
             others = [position for position in others if position not in self._columns]
-            for block in self._index.own_nearest(side_by_side):
+            for block in own_nearest(self._index, side_by_side):
                 yield from side_by_side(self._score_candidate, block)
         scored = side_by_side(lambda position: self.score(self.vectors[position], position), others)
         yield from zip(others, scored, strict=True)

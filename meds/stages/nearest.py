@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 # Products of this many elements stay in a processor's cache until they have been looked through.
-_BLOCK_ELEMENTS = {"cpu": 2**22, "cuda": 2**27}
+_BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**27}
 _GATHER_ELEMENTS = 2**23
 # The coarse search may order close images wrongly; so many more than wanted are compared exactly.
 _MARGIN = 8
@@ -22,10 +21,6 @@ _MARGIN = 8
 _ABOVE_ANY_COSINE = 1 + 2**-7
 # Columns of a product whose number is no multiple of this take twice as long.
 _WIDTH = 32
-# What is kept of products for images whose turn comes later may take this share of the vectors' own memory.
-_KEPT_SHARE = 0.35
-
-SideBySide = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 
 @dataclass(frozen=True)
@@ -51,81 +46,52 @@ class PatchIndex:
 
     def __init__(self, vectors: Tensor, coarse: bool) -> None:
         self.count, self.patches, channels = vectors.shape
-        self._vectors, self._coarse = vectors, coarse
+        self.vectors, self.coarse = vectors, coarse
         self._exact = vectors.reshape(-1, channels)
         elements = _BLOCK_ELEMENTS.get(vectors.device.type, _BLOCK_ELEMENTS["cpu"])
         # The answers for a block take a share of the vectors' memory that is the block's length over the channels.
         largest = min(elements // self.patches**2, channels // 16)
-        self._images_in_block = min(self.count, max(1, largest))
+        self.images_in_block = min(self.count, max(1, largest))
+        self._buffers: list[Tensor] = []
 
     @cached_property
     def _search(self) -> Tensor:
         """All vectors as the search takes them; the search of an index in itself does without this copy."""
-        return self._prepared(self._exact)
+        return self.prepared(self._exact)
 
-    def _prepared(self, vectors: Tensor) -> Tensor:
-        return _padded_to_bf16(vectors) if self._coarse else vectors
+    def prepared(self, vectors: Tensor) -> Tensor:
+        """Vectors [N, C] as the search takes them."""
+        return _padded_to_bf16(vectors) if self.coarse else vectors
 
     def nearest(self, query: Tensor) -> Nearest:
         """The most similar patches to the patches of one image, [Q, C]."""
-        wanted = self._prepared(query)
+        wanted = self.prepared(query)
         cosines = torch.empty(len(query), self.count, dtype=wanted.dtype, device=query.device)
         places = torch.empty(len(query), self.count, dtype=torch.int64, device=query.device)
-        for start in range(0, self.count, self._images_in_block):
-            stop = min(start + self._images_in_block, self.count)
-            products = _products(wanted, self._search[start * self.patches : stop * self.patches])
-            best = _largest(products.view(len(query), stop - start, self.patches))
+        for start in range(0, self.count, self.images_in_block):
+            stop = min(start + self.images_in_block, self.count)
+            with self.products(wanted, self._search[start * self.patches : stop * self.patches]) as products:
+                best = largest(products.view(len(query), stop - start, self.patches))
             cosines[:, start:stop], places[:, start:stop] = best
         return Nearest(cosines, places)
 
-    def own_nearest(self, side_by_side: SideBySide) -> Iterator[list[tuple[int, Nearest]]]:
-        """(position, most similar patches) for each image of the index itself, in order, some images at a time.
+    @contextmanager
+    def products(self, rows: Tensor, columns: Tensor) -> Iterator[Tensor]:
+        """Products of unit vectors [R, C] and [S, C] -> [R, S]; less a constant, and negative, in bf16.
 
-        Two images are multiplied once: the rows of the product answer for one of them, its columns for the other,
-        whose answer is kept until its turn comes. What is kept at a time takes at most a third of the memory of the
-        vectors; where the whole would take more, the images are cut into bands, and only images of one band share
-        their products. `side_by_side(work, items)` yields the results of independent pieces of work, in order.
+        A result in bf16 is rounded in proportion to its size, so cosines near 1, the ones that matter, would differ by
+        steps of 0.004. The constant a little above 1 is taken away before the rounding and makes all results small.
         """
-        kept: dict[int, list[tuple[int, Nearest]]] = defaultdict(list)
-        for band in _bands(self.count, self._largest_band()):
-            for start in range(band.start, band.stop, self._images_in_block):
-                block = range(start, min(start + self._images_in_block, band.stop))
-                found = self._block_nearest(block, band, kept, side_by_side)
-                yield list(zip(block, found, strict=True))
-
-    def _block_nearest(
-        self, block: range, band: range, kept: dict[int, list[tuple[int, Nearest]]], side_by_side: SideBySide
-    ) -> list[Nearest]:
-        """The answers for a block's images; those for later images of the band are added to `kept`."""
-        rows = self._prepared(self._vectors[block.start : block.stop].flatten(0, 1))
-        place_type = torch.int16 if self.patches < 2**15 else torch.int32
-        cosines = rows.new_empty(len(block), self.patches, self.count)
-        places = torch.empty(cosines.shape, dtype=place_type, device=rows.device)
-
-        def multiply(other: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:
-            # Inside the block, a product with a later image comes when it is that image's turn.
-            images = min(len(block), other - block.start + 1) if other in band else len(block)
-            products = _products(rows[: images * self.patches], self._prepared(self._vectors[other]))
-            products = products.view(images, self.patches, self.patches)
-            below = _largest_in_columns(products) if other in band else None
-            return _largest(products), below
-
-        others = [other for other in range(self.count) if other not in band or other >= block.start]
-        for other, (mine, below) in zip(others, side_by_side(multiply, others), strict=True):
-            cosines[: len(mine[0]), :, other], places[: len(mine[1]), :, other] = mine
-            if below is not None:
-                kept[other].append((block.start, Nearest(below[0], below[1].to(place_type))))
-        for number, position in enumerate(block):
-            for start, found in kept.pop(position, []):
-                stop = start + len(found.cosines)
-                cosines[number, :, start:stop], places[number, :, start:stop] = found.cosines.T, found.places.T
-        return [Nearest(*both) for both in zip(cosines, places, strict=True)]
-
-    def _largest_band(self) -> int:
-        """Images in a band: half-way through it, a quarter of the square of their number waits for its turn."""
-        allowed = self._exact.shape[1] * self._exact.element_size() * self.count * _KEPT_SHARE
-        answer = 4 if self._coarse else 6
-        return max(self._images_in_block, math.isqrt(int(4 * allowed / answer)))
+        # Were each product given memory of its own, the allocator would hold on to a multiple of what is ever used.
+        buffer = self._buffers.pop() if self._buffers else rows.new_empty(self.images_in_block * self.patches**2)
+        try:
+            result = buffer[: len(rows) * len(columns)].view(len(rows), len(columns))
+            if self.coarse:
+                yield torch.addmm(result.fill_(-_ABOVE_ANY_COSINE), rows, columns.T, out=result)
+            else:
+                yield torch.mm(rows, columns.T, out=result)
+        finally:
+            self._buffers.append(buffer)
 
     def best_images(
         self, query: Tensor, nearest: Nearest, count: int, excluded: int | None = None, exactly: int | None = None
@@ -139,7 +105,7 @@ class PatchIndex:
         cosines = nearest.cosines.clone()
         if excluded is not None:
             cosines[:, excluded] = -math.inf
-        if not self._coarse:
+        if not self.coarse:
             return cosines.topk(count, dim=1).values
         found = cosines.topk(min(count + _MARGIN, self.count), dim=1)
         compared = min((count if exactly is None else exactly) + _MARGIN, found.values.shape[1])
@@ -152,7 +118,7 @@ class PatchIndex:
 
     def every_image(self, query: Tensor, nearest: Nearest) -> Tensor:
         """Largest cosine with each image: [Q, C] -> [Q, n] float32."""
-        if not self._coarse:
+        if not self.coarse:
             return nearest.cosines
         return self._compare(query, self._rows(nearest.places, torch.arange(self.count, device=query.device)))
 
@@ -166,26 +132,7 @@ class PatchIndex:
         return compare(self._exact, query, rows)
 
 
-def _bands(count: int, largest: int) -> Iterator[range]:
-    """`count` images in as few bands of nearly equal length as `largest` allows."""
-    bands = math.ceil(count / largest)
-    for band in range(bands):
-        yield range(count * band // bands, count * (band + 1) // bands)
-
-
-def _products(rows: Tensor, columns: Tensor) -> Tensor:
-    """Products of unit vectors [R, C] and [S, C] -> [R, S]; less a constant, and negative, in bf16.
-
-    A result in bf16 is rounded in proportion to its size, so cosines near 1, the ones that matter, would differ by
-    steps of 0.004. The constant a little above 1 is taken away before the rounding and makes all results small.
-    """
-    if rows.dtype != torch.bfloat16:
-        return rows @ columns.T
-    result = torch.full((len(rows), len(columns)), -_ABOVE_ANY_COSINE, dtype=rows.dtype, device=rows.device)
-    return torch.addmm(result, rows, columns.T, out=result)
-
-
-def _largest(products: Tensor) -> tuple[Tensor, Tensor]:
+def largest(products: Tensor) -> tuple[Tensor, Tensor]:
     """Largest values of the last dimension and where they are; values in bf16 must be negative."""
     if products.device.type != "cpu" or products.dtype != torch.bfloat16:
         best = products.max(dim=-1)
@@ -196,7 +143,7 @@ def _largest(products: Tensor) -> tuple[Tensor, Tensor]:
     return products.gather(-1, places[..., None])[..., 0], places
 
 
-def _largest_in_columns(products: Tensor) -> tuple[Tensor, Tensor]:
+def largest_in_columns(products: Tensor) -> tuple[Tensor, Tensor]:
     """Largest values of the middle dimension of [n, R, S] and where they are, [n, S]; negative values in bf16."""
     if products.device.type != "cpu" or products.dtype != torch.bfloat16:
         best = products.max(dim=1)
