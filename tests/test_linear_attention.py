@@ -38,6 +38,14 @@ def test_values_and_gradients_are_the_formula_s(batch: int, count: int, width: i
     torch.testing.assert_close(ours.grad, plain.grad, rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.parametrize(("count", "heads"), [(5, 1), (1, 2), (5, 2)])
+def test_the_incoming_gradient_is_left_as_it_is(count: int, heads: int) -> None:
+    qkv = torch.randn(2, count, 24, generator=torch.Generator().manual_seed(3), requires_grad=True)
+    incoming = torch.ones(2, count, 8)
+    linear_attention(qkv, heads, 1e-6).backward(incoming)
+    assert torch.equal(incoming, torch.ones(2, count, 8))
+
+
 def test_gradient_against_finite_differences() -> None:
     torch.manual_seed(1)
     qkv = torch.randn(2, 5, 24, dtype=torch.float64, requires_grad=True)

@@ -144,7 +144,9 @@ def test_published_training() -> None:
     layers = [Layer("block2", 64, 4, 4), Layer("block3", 64, 4, 4)]
     student = Dinomaly(DinomalyOptions(), layers, ["a"])
     defaults = student.training_defaults()
-    assert (defaults.batch_size, defaults.iterations, defaults.epochs) == (16, 10_000, None)
+    assert (defaults.batch_size, defaults.iterations, defaults.epochs) == (16, 5_000, None)
+    both = Dinomaly(DinomalyOptions(), layers, ["a", "b"])
+    assert both.training_defaults().iterations == 10_000
     assert (defaults.clip_norm, defaults.drop_last) == (0.1, True)
     group = defaults.optimiser(student.parameters()).param_groups[0]
     assert (group["lr"], group["betas"], group["eps"]) == (2e-3, (0.9, 0.999), 1e-10)

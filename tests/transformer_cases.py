@@ -148,7 +148,11 @@ def check_steps64(case: Recorded, iterations: list[int], rate: float, half_noise
 
 
 def check_steps32(case: Recorded, iterations: list[int], rate: float, noise: str = "") -> None:
-    """Three optimiser steps in float32, within ten times what float32 itself loses; without the parameter `noise`."""
+    """Three optimiser steps in float32, within ten times what float32 itself loses; without the parameter `noise`.
+
+    The optimiser divides by the gradient's size, so that entries whose gradient is near 0 feel the rounding of each
+    kind of processor: a hundredth of the distance of three steps is allowed to all. The float64 test is the strict one.
+    """
     losses, norms = case.steps(iterations, [rate] * 3)
     assert losses == pytest.approx(case.tensors["steps.loss"].tolist(), rel=1e-4)
     assert norms == pytest.approx(case.tensors["steps.grad_norm"].tolist(), rel=1e-3)
@@ -156,7 +160,7 @@ def check_steps32(case: Recorded, iterations: list[int], rate: float, noise: str
     state = case.student.state_dict()
     for name, wanted in case.below("steps.state_after_3.").items():
         if name != noise:
-            assert (state[name] - wanted).abs().max() <= max(10 * allowed[name], 1e-5)
+            assert (state[name] - wanted).abs().max() <= max(10 * allowed[name], 0.01 * 3 * rate)
 
 
 def check_first_iterations(case: Recorded) -> None:

@@ -31,7 +31,9 @@ class DinomalyOptions(TransformerOptions):
     discard_factor: float = Field(default=0.1, ge=0, le=1, description="Factor of those patches' gradient.")
     learning_rate: float = Field(default=2e-3, gt=0, description="Highest learning rate.")
     final_learning_rate: float = Field(default=2e-4, ge=0, description="Learning rate at the end.")
-    iterations: Count = Field(default=10_000, description="Optimiser steps (5,000 for a single class).")
+    iterations: Count | None = Field(
+        default=None, description="Optimiser steps; default: 10,000, or 5,000 for a student of a single class."
+    )
 
 
 @hookimpl

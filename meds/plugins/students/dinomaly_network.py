@@ -130,8 +130,10 @@ class Dinomaly(TransformerStudent):
         return weighted_global_cosine(targets, outputs, weigh)
 
     def training_defaults(self) -> TrainingDefaults:
-        """StableAdamW, warm-up and cosine, batch 16, 10,000 iterations, clipped at 0.1 (sec. 4.1)."""
-        return self.stable_adamw(self.options.learning_rate, self.options.final_learning_rate, self.options.iterations)
+        """StableAdamW, warm-up and cosine, batch 16, 10,000 iterations (one class: 5,000), clip 0.1 (sec. 4.1)."""
+        options = self.options
+        iterations = options.iterations or (10_000 if len(self.class_names) > 1 else 5_000)
+        return self.stable_adamw(options.learning_rate, options.final_learning_rate, iterations)
 
     def evaluation_defaults(self) -> EvaluationDefaults:
         """The shared evaluation; every mask pixel that is not zero counts as a defect."""

@@ -40,7 +40,9 @@ class _LinearAttention(torch.autograd.Function):
         batch, heads, count, width = value.shape
         result = torch.empty(3, *value.shape, dtype=value.dtype, device=value.device)
         with torch.autocast(value.device.type, enabled=False):
-            gradient = gradients[0].view(batch, count, heads, width).transpose(1, 2).contiguous().div_(total)
+            # A clone, because what comes in may be laid out like this already, and is not ours to divide in place.
+            gradient = gradients[0].view(batch, count, heads, width).transpose(1, 2)
+            gradient = gradient.clone(memory_format=torch.contiguous_format).div_(total)
             of_total = (gradient * output).sum(dim=3, keepdim=True).neg_()
             of_state = query.transpose(2, 3) @ gradient
             torch.matmul(gradient, state.transpose(2, 3), out=result[0])
