@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,12 +20,15 @@ from meds.core.seeds import derive_seed
 from meds.core.stage import Scorer, Stage, StageContext
 from meds.core.store import Artifact
 from meds.core.student import Student
+from meds.core.timing import probes, seconds_of
+from meds.core.workload import image_pairs, memory_bytes
 from meds.stages import memory_estimators as estimators
 from meds.stages.nearest import PatchIndex, best_patches
 from meds.stages.options import MemoryOptions
 
 READ_IMAGES = 32
-PROBE_IMAGES = 16
+PROBE_QUERIES = 8
+PROBE_BYTES = 2**28
 # Neighbours that carry so much of a score are compared exactly; what is left may be off by 0.4 % of itself.
 EXACT_MASS = 0.99
 
@@ -99,17 +101,24 @@ class Memory(Stage):
         return ClassMemory(self.options, vectors, grid, seed, coarse)
 
     def estimate_seconds(self, context: StageContext) -> float:
-        """A timed search of one image against a few, times the number of pairs."""
-        sample = list(context.data.train[:1])
-        vectors, grid = self.patch_vectors(context, sample * PROBE_IMAGES)
-        coarse = context.runtime.precision == "bf16"
-        memory = ClassMemory(self.options, vectors, grid, 0, coarse)
-        memory.score_own(0)
-        start = time.perf_counter()
-        probes = len(list(context.runtime.side_by_side(memory.score_own, range(PROBE_IMAGES))))
-        pair = (time.perf_counter() - start) / probes / PROBE_IMAGES
-        counts = [sum(s.class_index == c for s in context.data.train) for c in range(len(context.data.class_names))]
-        return pair * sum(count * min(count, self.options.max_images or count) for count in counts)
+        """What a pair of images takes in a timed search, times the number of pairs, and reading the vectors."""
+        counts = _class_counts(context)
+        few = probes(context, READ_IMAGES)
+        reading = seconds_of(lambda: self.patch_vectors(context, few)) / READ_IMAGES
+        vectors, grid = self.patch_vectors(context, few)
+        largest = max(READ_IMAGES, PROBE_BYTES // memory_bytes(1, *vectors.shape[1:]))
+        images = min(largest, max(min(count, self.options.max_images or count) for count in counts))
+        pool = vectors.repeat(-(-images // READ_IMAGES), 1, 1)[:images]
+        memory = ClassMemory(self.options, pool, grid, 0, context.runtime.precision == "bf16")
+        queries = range(min(PROBE_QUERIES, images))
+        searching = seconds_of(lambda: list(context.runtime.side_by_side(memory.score_own, queries)))
+        pairs = image_pairs(counts, self.options.max_images)
+        return pairs * searching / len(queries) / images + sum(counts) * reading
+
+    def estimate_bytes(self, context: StageContext) -> int:
+        """The patch vectors of the largest class."""
+        vectors, _ = self.patch_vectors(context, probes(context, 1))
+        return memory_bytes(max(_class_counts(context)), *vectors.shape[1:])
 
     def patch_vectors(self, context: StageContext, samples: Sequence[Sample]) -> tuple[Tensor, tuple[int, int]]:
         """Unit vectors of all patches [n, H*W, C] float32 and the grid (H, W).
@@ -135,6 +144,11 @@ class Memory(Stage):
     def scorer(self, context: StageContext, artifact: Artifact) -> Scorer:
         """Scores patches of any image against the memories of its class."""
         return MemoryScorer(self, context, artifact)
+
+
+def _class_counts(context: StageContext) -> list[int]:
+    """Training images of each class."""
+    return [sum(s.class_index == c for s in context.data.train) for c in range(len(context.data.class_names))]
 
 
 def _memory_grid(groups: Sequence[Tensor], largest: int) -> tuple[int, int]:
