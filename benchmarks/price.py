@@ -13,11 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from surroundings import seconds_of, write_result
+from surroundings import write_result
 
 from meds.core.context import stage_context
 from meds.core.pipeline import Pipeline
@@ -25,37 +27,70 @@ from meds.core.registry import registry
 from meds.core.runner import Runner, RunRequest
 from meds.core.spec import load_spec
 from meds.core.stage import SilentReporter
-from meds.core.timing import step_seconds
+from meds.core.timing import probes, seconds_of, step_seconds
 from meds.core.training import stage_length
 from meds.core.workload import scoring_passes
+from meds.stages.batch_statistics import LARGEST_NUMBER_OF_BATCHES
 from meds.stages.fit import own_objective
-from meds.stages.scoring_pass import settle, training_scores
+from meds.stages.scoring_pass import SCORING_BATCH, settle, training_scores
 
 INTERVALS = (1, 5, 10, 20)
 
 
-def costs_by_stage(spec: Path, sets: list[str], directory: Path, last: str | None = None) -> dict[str, dict[str, Any]]:
+def costs_by_stage(directory: Path) -> dict[str, dict[str, Any]]:
     """What the features and every stage of a run cost, as its events say it."""
-    pipeline = Pipeline(load_spec(spec, registry(), sets), registry())
-    Runner(pipeline, RunRequest(directory, last=last), SilentReporter()).run()
     events = [json.loads(line) for line in (directory / "events.jsonl").read_text().splitlines()]
     found = {event["stage"]: event["cost"] for event in events if event["event"] == "after_stage"}
     return {"features": next(event for event in events if event["event"] == "features")} | found
 
 
-def unit_seconds(pipeline: Pipeline) -> dict[str, float]:
-    """Seconds of a step of distillation and of fine-tuning, and of a pass that scores all training images."""
+def unit_seconds(pipeline: Pipeline, rounds: int) -> dict[str, float]:
+    """Seconds of a step of distillation and of fine-tuning, and what an image takes in a pass that scores all.
+
+    The pieces take turns, and medians over the rounds are given, so that a busy moment of the machine meets them all.
+    """
     distill, finetune = (p.stage for p in pipeline.stages if p.block.type in ("distill", "select-finetune"))
     context = stage_context(pipeline, "price")
-    samples = context.data.train
-    student = context.new_student("price")
-    size = stage_length(student, len(samples), finetune.options).batch_size
-    objective = distill.timed_objective(context)  # type: ignore[attr-defined]
-    distillation = step_seconds(context, student, objective, size)
-    step = step_seconds(context, student, own_objective(context), size)
-    settling = seconds_of(lambda: settle(context, student, samples, finetune.options, size), 2)
-    scoring = seconds_of(lambda: training_scores(context, student, samples, "cosine", finetune.options), 2)
-    return {"batch_size": size, "distill_step": distillation, "step": step, "statistics": settling, "scoring": scoring}
+    student, options = context.new_student("price"), finetune.options
+    size = stage_length(student, len(context.data.train), options).batch_size
+    few, batch = probes(context, SCORING_BATCH), probes(context, size)
+    pieces: dict[str, Callable[[], float]] = {
+        "distill_step": lambda: step_seconds(context, student, distill.timed_objective(context), size),
+        "step": lambda: step_seconds(context, student, own_objective(context), size),
+        "scoring": lambda: seconds_of(lambda: training_scores(context, student, few, "cosine", options)) / len(few),
+        "statistics": lambda: seconds_of(lambda: settle(context, student, batch, options, size)) / size,
+    }
+    taken = [{name: piece() for name, piece in pieces.items()} for _ in range(rounds)]
+    return {"batch_size": size} | {name: statistics.median(each[name] for each in taken) for name in pieces}
+
+
+def report(
+    pipeline: Pipeline, costs: dict[str, Any], unit: dict[str, float], lengths: tuple[int, int]
+) -> dict[str, Any]:
+    """Print what each part costs in a training of (fine-tuning, distillation) iterations, and return the figures."""
+    options, (iterations, distillation) = pipeline.stages[2].block.options, lengths
+    count, size = len(pipeline.data.train), int(unit["batch_size"])
+    images = round((1 - options.holdout) * count)
+    print(f"{count} images, batches of {size}, {pipeline.runtime.describe()}")
+    for name in ("step", "distill_step", "scoring", "statistics"):
+        print(f"{name:22}{1e3 * unit[name] / (size if name.endswith('step') else 1):12.2f} ms an image")
+    plain = iterations * unit["step"]
+    settled = min(images, LARGEST_NUMBER_OF_BATCHES * size)
+    one_pass = count * unit["scoring"] + settled * unit["statistics"]
+    parts = {name: costs[name]["wall_s"] for name in ("features", "memory")}
+    base = parts["features"] + plain
+    parts |= {"distillation": distillation * unit["distill_step"], "fine-tuning as plain": plain}
+    for name, value in parts.items():
+        print(f"{name:22}{value:12.0f} s{100 * value / base:9.1f} % of plain training")
+    ratios = {}
+    for interval in INTERVALS:
+        passes = scoring_passes(images, size, iterations, options.critical_value, interval=interval)
+        ratios[interval] = (sum(parts.values()) + passes * one_pass) / base
+        share = 100 * passes * one_pass / plain
+        print(
+            f"scoring every {interval} epochs: {passes} passes, {share:.1f} % of plain; in all {ratios[interval]:.2f}"
+        )
+    return {"seconds": parts, "unit_seconds": unit, "ratio_by_interval": ratios}
 
 
 def main() -> None:
@@ -65,39 +100,16 @@ def main() -> None:
     parser.add_argument("--set", dest="sets", action="append", default=[])
     parser.add_argument("--iterations", type=int, default=10000, help="fine-tuning iterations")
     parser.add_argument("--distill", type=int, default=500, help="distillation iterations")
+    parser.add_argument("--rounds", type=int, default=5, help="times that each piece is timed")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         os.environ["MEDS_HOME"] = str(Path(place) / "home")
-        costs = costs_by_stage(given.spec, given.sets, Path(place) / "run", "memory")
         pipeline = Pipeline(load_spec(given.spec, registry(), given.sets), registry())
-        unit = unit_seconds(pipeline)
-    options = pipeline.stages[2].block.options
-    images = round((1 - options.holdout) * len(pipeline.data.train))
-    one_pass, plain = unit["statistics"] + unit["scoring"], given.iterations * unit["step"]
-    base = costs["features"]["wall_s"] + plain
-    fixed = {
-        "features": costs["features"]["wall_s"],
-        "memory": costs["memory"]["wall_s"],
-        "distillation": given.distill * unit["distill_step"],
-        "fine-tuning as plain": plain,
-    }
-    print(f"{len(pipeline.data.train)} images, batches of {unit['batch_size']:.0f}, {pipeline.runtime.describe()}")
-    print(
-        f"step {unit['step'] * 1e3:.0f} ms, of distillation {unit['distill_step'] * 1e3:.0f} ms; a pass over all images"
-    )
-    print(f"{unit['scoring']:.2f} s and {unit['statistics']:.2f} s for the statistics of batch normalisation")
-    for name, value in fixed.items():
-        print(f"{name:22}{value:12.0f} s{100 * value / base:9.1f} % of plain training")
-    ratios = {}
-    for interval in INTERVALS:
-        passes = scoring_passes(
-            images, int(unit["batch_size"]), given.iterations, options.critical_value, interval=interval
-        )
-        share, ratios[interval] = passes * one_pass / plain, (sum(fixed.values()) + passes * one_pass) / base
-        every = f"scoring every {interval} epochs"
-        print(f"{every}: {passes} passes, {100 * share:.1f} % of plain; in all {ratios[interval]:.2f}")
-    figures = {"fixed_seconds": fixed, "unit_seconds": unit, "ratio_by_interval": ratios}
+        directory = Path(place) / "run"
+        Runner(pipeline, RunRequest(directory, last="memory"), SilentReporter()).run()
+        unit = unit_seconds(pipeline, given.rounds)
+        figures = report(pipeline, costs_by_stage(directory), unit, (given.iterations, given.distill))
     write_result(given.json, {"spec": given.spec.name, "set": given.sets, **figures})
 
 
