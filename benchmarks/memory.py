@@ -30,7 +30,8 @@ from meds.core.registry import registry
 from meds.core.runtime import CostMeter, Runtime
 from meds.core.spec import load_spec
 from meds.core.stage import SilentReporter
-from meds.stages.class_memory import ClassMemory, pairs_searched
+from meds.core.workload import image_pairs
+from meds.stages.class_memory import ClassMemory
 from meds.stages.memory import Memory
 from meds.stages.memory_estimators import draw_banks
 from meds.stages.options import MemoryOptions
@@ -150,7 +151,7 @@ def compare(vectors: torch.Tensor, banks: int, timed: int, timed_images: int | N
         "exact_order_is_that_of_float32": image_order(exact) == image_order(in_full),
         "bootstrap_largest_difference": float(max(gaps)),
         "product_rate_gflops": rate / 1e9,
-        "floor_seconds": pairs_searched(count, count) * patches**2 * 2 * channels / rate,
+        "floor_seconds": image_pairs([count], None) * patches**2 * 2 * channels / rate,
     }
 
 

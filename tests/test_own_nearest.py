@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from meds.core.runtime import Runtime
+from meds.core.workload import image_pairs
 from meds.stages import nearest, own_nearest
-from meds.stages.class_memory import ClassMemory, pairs_searched
+from meds.stages.class_memory import ClassMemory
 from meds.stages.nearest import PatchIndex
 from meds.stages.options import MemoryOptions
 
@@ -77,7 +78,7 @@ def test_all_training_images_get_the_scores_that_each_gets_alone(options: dict[s
 @pytest.mark.parametrize(("count", "candidates"), [(1, 1), (5, 5), (9, 4)])
 def test_pairs_are_counted_as_they_are_multiplied(count: int, candidates: int) -> None:
     pairs = {tuple(sorted((image, other))) for image in range(count) for other in range(candidates)}
-    assert pairs_searched(count, candidates) == len(pairs)
+    assert image_pairs([count], candidates) == len(pairs)
 
 
 @pytest.mark.parametrize("rows", [1, 5, 12, 13])

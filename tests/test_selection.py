@@ -161,6 +161,34 @@ def test_a_selection_goes_on_after_a_restart(tmp_path: Path) -> None:
     assert torch.equal(other.history(), plan.history())
 
 
+def test_scores_are_kept_between_the_epochs_that_score(tmp_path: Path) -> None:
+    """Every third epoch scores, the second one first; weight and threshold are those of the iteration in any case."""
+    plan, fresh = selection(tmp_path, scoring_interval=3), selection(tmp_path)
+    network, scored = student(plan), []
+    for epoch in range(9):
+        before = GivenScores.asked
+        plan.begin(epoch, Progress(epoch, 9), network)
+        scored.append(GivenScores.asked > before)
+        fresh.begin(epoch, Progress(epoch, 9), network)
+    assert [epoch for epoch, asked in enumerate(scored) if asked] == [1, 4, 7]
+    # The student of this test never changes, so that old scores are as good as new ones.
+    assert plan.rows == fresh.rows
+    assert torch.equal(plan.history(), fresh.history())
+
+
+def test_scores_are_kept_over_a_restart(tmp_path: Path) -> None:
+    plan, other = (selection(tmp_path, scoring_interval=5) for _ in range(2))
+    plan.begin(0, Progress(0, 8), student(plan))
+    plan.begin(1, Progress(2, 8), student(plan))
+    other.load_state(plan.state())
+    asked = GivenScores.asked
+    for each in (plan, other):
+        each.begin(2, Progress(4, 8), student(each))
+    assert GivenScores.asked == 0 < asked
+    assert other.rows == plan.rows
+    assert torch.equal(other.history(), plan.history())
+
+
 @pytest.mark.parametrize(
     ("count", "drop", "sizes"),
     [(10, False, [4, 4, 2]), (10, True, [4, 4]), (8, True, [4, 4]), (3, True, [3]), (3, False, [3])],

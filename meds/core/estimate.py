@@ -1,22 +1,29 @@
-"""What a plan will need: disk and memory by arithmetic, time by timing a small piece of each stage."""
+"""What a plan will need: sizes by arithmetic, times by counts (`workload`) and by timing pieces of the stages."""
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 
 from meds.core.context import stage_context
+from meds.core.data import Sample
+from meds.core.extract import extract_features
 from meds.core.feature_cache import FeatureCache
 from meds.core.pipeline import Pipeline
 from meds.core.plan import PlannedStage
-from meds.core.stage import StageContext
+from meds.core.stage import SilentReporter, StageContext
+from meds.core.store import Artifact
 
-_PROBE_IMAGES = 8
+_WARM_UP_IMAGES = 4
+_PROBE_IMAGES = 32
+_PROBE_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
@@ -52,66 +59,70 @@ def estimate(pipeline: Pipeline) -> PlanEstimate:
     """Estimate a plan without running it; takes a few seconds, because pieces of the stages are timed."""
     digests = list(dict.fromkeys(sample.digest for sample in pipeline.data.samples()))
     missing = len(pipeline.features.missing(digests, pipeline.layers))
-    return PlanEstimate(
-        device=pipeline.runtime.describe(),
-        images=len(digests),
-        images_to_encode=missing,
-        encode_seconds=missing * _encode_seconds(pipeline) if missing else 0.0,
-        feature_bytes=pipeline.feature_bytes(),
-        cache_limit_bytes=pipeline.features.limit_bytes,
-        memory_bytes=_memory_bytes(pipeline),
-        stages=tuple(_stage(pipeline, planned) for planned in pipeline.stages),
-    )
+    with _probe(pipeline, bool(missing)) as (features, seconds):
+        return PlanEstimate(
+            device=pipeline.runtime.describe(),
+            images=len(digests),
+            images_to_encode=missing,
+            encode_seconds=missing * seconds,
+            feature_bytes=pipeline.feature_bytes(),
+            cache_limit_bytes=pipeline.features.limit_bytes,
+            memory_bytes=max(p.stage.estimate_bytes(_context(pipeline, p, features)) for p in pipeline.stages),
+            stages=tuple(_stage(pipeline, planned, features) for planned in pipeline.stages),
+        )
 
 
-def _stage(pipeline: Pipeline, planned: PlannedStage) -> StageEstimate:
+def _stage(pipeline: Pipeline, planned: PlannedStage, features: _ProbeFeatures) -> StageEstimate:
     done = pipeline.store.has(planned.fingerprint)
-    seconds = 0.0 if done else planned.stage.estimate_seconds(_context(pipeline, planned))
+    seconds = 0.0 if done else planned.stage.estimate_seconds(_context(pipeline, planned, features))
     return StageEstimate(planned.name, planned.block.type, planned.fingerprint, done, seconds)
 
 
-def _encode_seconds(pipeline: Pipeline) -> float:
-    """Seconds to decode and encode one image, measured on a few of the run's own images."""
-    from meds.core.extract import encode, load_image
+class _ProbeFeatures:
+    """The features of a few of the run's own images, which stand for those of all others."""
 
-    samples = pipeline.data.samples()[:_PROBE_IMAGES]
-    pipeline.backbone.to(pipeline.runtime.device)
+    def __init__(self, cache: FeatureCache, digests: Sequence[str]) -> None:
+        self._cache, self._digests = cache, digests
 
-    def once() -> None:
-        images = torch.stack([load_image(pipeline.dataset, sample, pipeline.backbone) for sample in samples])
-        encode(pipeline.backbone, images, pipeline.layers, pipeline.runtime)
+    def read(self, digests: Sequence[str], layer: str) -> Tensor:
+        """Maps [n, C, H, W] of the right shape and dtype."""
+        return self._cache.read([self._digests[i % len(self._digests)] for i in range(len(digests))], layer)
 
-    once()
+
+@contextmanager
+def _probe(pipeline: Pipeline, compute: bool) -> Iterator[tuple[_ProbeFeatures, float]]:
+    """Features of a few training images and, if they are computed, as a run does it, the seconds that each took."""
+    samples = list({sample.digest: sample for sample in pipeline.data.train}.values())
+    if not compute:
+        yield _ProbeFeatures(pipeline.features, [sample.digest for sample in samples[:_PROBE_IMAGES]]), 0.0
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        cache = FeatureCache(Path(folder), "probe", pipeline.features.limit_bytes)
+        first = samples[:_WARM_UP_IMAGES]
+        _extract(pipeline, cache, first)
+        # Once more, because the first batch pays for threads, kernels and memory; into a place of its own.
+        with tempfile.TemporaryDirectory() as other:
+            again = FeatureCache(Path(other), "probe", pipeline.features.limit_bytes)
+            seconds = _extract(pipeline, again, first)
+        affordable = max(_WARM_UP_IMAGES, int(_PROBE_SECONDS / seconds))
+        more = samples[_WARM_UP_IMAGES:][: min(_PROBE_IMAGES, affordable)]
+        if more:
+            seconds = _extract(pipeline, cache, more)
+        yield _ProbeFeatures(cache, [sample.digest for sample in (*first, *more)]), seconds
+
+
+def _extract(pipeline: Pipeline, cache: FeatureCache, samples: Sequence[Sample]) -> float:
+    """Seconds an image to decode, encode and store."""
     start = time.perf_counter()
-    once()
+    extract_features(
+        pipeline.dataset, samples, pipeline.backbone, pipeline.layers, cache, pipeline.runtime, SilentReporter()
+    )
     return (time.perf_counter() - start) / len(samples)
 
 
-def _memory_bytes(pipeline: Pipeline) -> int:
-    """Patch vectors of the largest class in float32 and bf16: what the memory stage holds at once."""
-    largest = max(
-        sum(sample.class_index == index for sample in pipeline.data.train)
-        for index in range(len(pipeline.data.class_names))
-    )
-    layers = [pipeline.backbone.layer(name) for name in pipeline.layers]
-    finest = max(layer.height * layer.width for layer in layers)
-    return largest * min(finest, 28 * 28) * sum(layer.channels for layer in layers) * 6
-
-
-class _RandomFeatures:
-    """Stands in for the feature cache while a piece of a stage is timed."""
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._backbone = pipeline.backbone
-
-    def read(self, digests: Sequence[str], layer: str) -> Tensor:
-        """Random maps of the right shape."""
-        shape = self._backbone.layer(layer)
-        return torch.rand(len(digests), shape.channels, shape.height, shape.width)
-
-
-def _context(pipeline: Pipeline, planned: PlannedStage) -> StageContext:
-    context = stage_context(pipeline, planned.name, features=cast(FeatureCache, _RandomFeatures(pipeline)))
-    # A step is timed on copies of the first training image, so by the student that has to know its class.
+def _context(pipeline: Pipeline, planned: PlannedStage, features: _ProbeFeatures) -> StageContext:
+    """A context whose inputs say what kind they are and hold nothing, for the student of the first training image."""
+    inputs = {kind: Artifact(Path(), {"kind": kind}) for kind in planned.inputs}
+    context = stage_context(pipeline, planned.name, inputs=inputs, features=cast(FeatureCache, features))
     first = pipeline.data.train[0].class_index
     return context.within(next(part for part in context.partitions if first in part.class_indices))

@@ -135,10 +135,13 @@ class StageContext:
         return model
 
     def read_features(self, samples: Sequence[Sample], layers: Sequence[str] | None = None) -> list[Tensor]:
-        """Feature maps of the samples on the device, float32 [n, C, H, W] for each layer."""
+        """Feature maps of the samples on the device, float32 [n, C, H, W] for each layer.
+
+        They travel in the precision of the cache, which is half as much, and widen to the same numbers there.
+        """
         digests = [sample.digest for sample in samples]
         names = self.student_layers() if layers is None else layers
-        return [self.runtime.put(self.features.read(digests, name).float()) for name in names]
+        return [self.runtime.put(self.features.read(digests, name)).float() for name in names]
 
     def class_tensor(self, samples: Sequence[Sample]) -> Tensor:
         """Class indices of the samples on the device, int64 [n]; see `within`."""
@@ -211,6 +214,10 @@ class Stage(ABC):
     def estimate_seconds(self, context: StageContext) -> float | None:  # noqa: ARG002
         """Seconds that `run` should take, by timing a small piece on random features; None if unknown."""
         return None
+
+    def estimate_bytes(self, context: StageContext) -> int:  # noqa: ARG002
+        """Bytes of memory that `run` holds beyond a network and a batch, such as a table of all images; 0 if none."""
+        return 0
 
     @abstractmethod
     def run(self, context: StageContext) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -179,37 +178,6 @@ def train(
                 position = torch.tensor([iteration, epoch, batch])
                 checkpoints.save(iteration, _state(student, optimiser, plan, position, order))
     student.eval()
-
-
-def step_seconds(context: StageContext, batch_size: int) -> float:
-    """Seconds of one training step of the student on random features, the first step not counted."""
-    samples = list(context.data.train[:1]) * batch_size
-    student = context.new_student("estimate")
-    parameters = [p for p in student.parameters() if p.requires_grad]
-    optimiser = student.training_defaults().optimiser(parameters)
-    student.train()
-    taken = []
-    for iteration in range(3):
-        start = time.perf_counter()
-        features = context.read_features(samples)
-        targets = student.targets(features)
-        with context.runtime.autocast():
-            outputs = student(features, context.class_tensor(samples))
-        loss = student.loss(targets, outputs, Progress(iteration, 3))
-        _step(loss, optimiser, parameters, None, "estimate", iteration)
-        taken.append(time.perf_counter() - start)
-    return min(taken[1:])
-
-
-def training_seconds(context: StageContext, options: LengthOptions) -> float:
-    """Seconds of a whole training with a stage's options, over all partitions."""
-    total, seconds = 0.0, 0.0
-    student = context.new_student("estimate")
-    for partition in context.partitions:
-        length = stage_length(student, len(partition.positions(context.data.train)), options)
-        seconds = seconds or step_seconds(context, length.batch_size)
-        total += length.iterations * seconds
-    return total
 
 
 def _step(

@@ -17,11 +17,6 @@ from meds.stages.own_nearest import SideBySide, own_nearest
 EXACT_MASS = 0.99
 
 
-def pairs_searched(count: int, candidates: int) -> int:
-    """Pairs of images that are multiplied: candidates once with each other, and once with each of the others."""
-    return candidates * (candidates + 1) // 2 + (count - candidates) * candidates
-
-
 class ClassMemory:
     """The training patches of one class and the estimator that scores queries against them."""
 

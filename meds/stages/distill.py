@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from meds.core.backbone import Backbone
 from meds.core.checkpoint import Checkpoints
 from meds.core.model import Model
 from meds.core.partitions import StudentScorer, refuse_detector, student_file, student_scorer
-from meds.core.scoring import resize_map, score_map
+from meds.core.scoring import Distance, resize_map, score_map
 from meds.core.seeds import derive_seed
 from meds.core.stage import Partition, Stage, StageContext
 from meds.core.store import Artifact
 from meds.core.student import Progress, Student
-from meds.core.training import AllImages, stage_length, train, training_seconds
+from meds.core.timing import training_seconds
+from meds.core.training import AllImages, Objective, stage_length, train
 from meds.stages.options import DistillOptions
+
+_ANY_NUMBER = 10**6
 
 
 class Distill(Stage):
@@ -46,18 +50,6 @@ class Distill(Stage):
         student = context.new_student(partition.name)
         positions = partition.positions(context.data.train)
         samples = [context.data.train[i] for i in positions]
-        own_maps = maps[positions]
-        distance = memory.info["distance"]
-
-        def objective(
-            student: Student, features: Sequence[Tensor], chosen: Sequence[int], classes: Tensor, _: Progress
-        ) -> Tensor:
-            wanted = context.runtime.put(own_maps[list(chosen)])
-            targets = student.targets(features)
-            with context.runtime.autocast():
-                outputs = student(features, classes)
-            return self.loss(wanted, score_map(targets, outputs, distance))
-
         length = stage_length(student, len(samples), self.options)
         seed = derive_seed(context.seed, "distill", partition.name)
         checkpoints = Checkpoints(context.work, f"distill-{partition.name}")
@@ -66,13 +58,27 @@ class Distill(Stage):
             context,
             student,
             samples,
-            objective,
+            self._objective(context, maps[positions], memory.info["distance"]),
             plan,
             length,
             checkpoints,
             f"{context.name} ({partition.name})",
         )
         return student
+
+    def _objective(self, context: StageContext, maps: Tensor, distance: Distance) -> Objective:
+        """The loss between the memory's maps [n, H, W] of the samples and the student's."""
+
+        def objective(
+            student: Student, features: Sequence[Tensor], chosen: Sequence[int], classes: Tensor, _: Progress
+        ) -> Tensor:
+            wanted = context.runtime.put(maps[list(chosen)])
+            targets = student.targets(features)
+            with context.runtime.autocast():
+                outputs = student(features, classes)
+            return self.loss(wanted, score_map(targets, outputs, distance))
+
+        return objective
 
     def loss(self, memory_maps: Tensor, student_maps: Tensor) -> Tensor:
         """Distance of score maps [B, H, W]; the memory's are resized to the student's grid."""
@@ -84,7 +90,13 @@ class Distill(Stage):
 
     def estimate_seconds(self, context: StageContext) -> float:
         """Iterations times a timed training step."""
-        return training_seconds(context, self.options)
+        return training_seconds(context, self.options, self.timed_objective(context))
+
+    def timed_objective(self, context: StageContext) -> Objective:
+        """The objective with random maps in place of the memory's, of the finest grid, for any number of samples."""
+        layers = [context.backbone.layer(name) for name in context.student_layers()]
+        one = torch.rand(1, max(layer.height for layer in layers), max(layer.width for layer in layers))
+        return self._objective(context, one.expand(_ANY_NUMBER, -1, -1), "cosine")
 
     def scorer(self, context: StageContext, artifact: Artifact) -> StudentScorer:
         """Scores with the distilled student, by the memory's distance: it has learned to reproduce nothing else."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,13 +12,15 @@ import torch
 from torch import Tensor
 
 from meds.core import metrics, scoring
+from meds.core.calibration import calibrate
 from meds.core.data import Sample, class_indices
 from meds.core.images import resize_and_crop_mask
 from meds.core.model import EvaluationDefaults, Scores
+from meds.core.partitions import StudentScorer
 from meds.core.selection import robust_maximum
 from meds.core.stage import ProgressBar, Scorer, Stage, StageContext
 from meds.core.student import Student
-from meds.core.training import step_seconds
+from meds.core.timing import probes, seconds_of
 from meds.stages.options import EvaluateOptions
 from meds.stages.thresholds import Booleans, TrainingScores, class_thresholds, last_selection, not_trained_on
 
@@ -100,11 +103,25 @@ class Evaluate(Stage):
         context.output.info["selected"] = selected.astype(int).tolist()
 
     def estimate_seconds(self, context: StageContext) -> float | None:
-        """A third of a timed training step for every batch of images; None for a detector, which has no such step."""
-        images = len(context.data.train) + len(context.data.test)
-        if not issubclass(context.student_class, Student):
+        """What a timed batch takes, times the images, and the pixel figures of a few random maps, times the test maps.
+
+        None where no student scores: a detector or the memory takes its own time.
+        """
+        if not issubclass(context.student_class, Student) or "memory-scores" in context.inputs:
             return None
-        return step_seconds(context, self.options.batch_size) / 3 * images / self.options.batch_size
+        how, size = self.evaluation(context), self.options.batch_size
+        students = [context.new_student("estimate").eval()] * len(context.partitions)
+        scorer, few = StudentScorer(context, students, "cosine", own_maps=True), probes(context, size)
+        with torch.inference_mode(), context.reporter.bar("", size) as bar:
+            seconds = seconds_of(lambda: self._score(context, scorer, few, how, bar, None, pixels=False))
+        total = _starting_seconds() + seconds / size * (len(context.data.train) + len(context.data.test))
+        if any(sample.record.mask for sample in context.data.test):
+            maps = np.random.default_rng(0).random((size, how.map_size, how.map_size), dtype=np.float32)
+            masks = np.zeros(maps.shape, dtype=bool)
+            masks[:, : how.map_size // 4, : how.map_size // 4] = True
+            pixels = seconds_of(lambda: metrics.pixel_metrics(maps, masks, self.options.aupro_limit)) / size
+            total += pixels * len(context.data.test)
+        return total
 
     def evaluation(self, context: StageContext) -> EvaluationDefaults:
         """The student's evaluation with this stage's options laid over it."""
@@ -197,6 +214,13 @@ class Evaluate(Stage):
             name: class_thresholds(scores, index, selected, unseen, rate)
             for index, name in enumerate(context.data.class_names)
         }
+
+
+def _starting_seconds() -> float:
+    """What the first threshold takes, most of it for loading the statistics library."""
+    start = time.perf_counter()
+    calibrate(np.arange(2.0), 0.5, held_out=True)
+    return time.perf_counter() - start
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -19,7 +19,8 @@ from meds.core.seeds import derive_seed
 from meds.core.stage import Partition, Scorer, Stage, StageContext
 from meds.core.store import Artifact
 from meds.core.student import Progress, Student
-from meds.core.training import AllImages, Objective, stage_length, train, training_seconds
+from meds.core.timing import training_seconds
+from meds.core.training import AllImages, Objective, stage_length, train
 from meds.stages.options import FIT_RECIPES, FitOptions
 from meds.stages.thresholds import write_held_out
 
@@ -104,7 +105,9 @@ class Fit(Stage):
 
     def estimate_seconds(self, context: StageContext) -> float | None:
         """Iterations times a timed training step; a detector cannot tell."""
-        return None if issubclass(context.student_class, Detector) else training_seconds(context, self.options)
+        if issubclass(context.student_class, Detector):
+            return None
+        return training_seconds(context, self.options, own_objective(context), self.options.holdout)
 
     def scorer(self, context: StageContext, artifact: Artifact) -> Scorer:
         """Scores with the trained student or the fitted detector."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,11 +18,12 @@ from meds.core.seeds import derive_seed
 from meds.core.stage import Scorer, Stage, StageContext
 from meds.core.store import Artifact
 from meds.core.student import Student
-from meds.stages.class_memory import ClassMemory, pairs_searched
+from meds.core.timing import probes, seconds_of
+from meds.core.workload import image_pairs, memory_bytes
+from meds.stages.class_memory import ClassMemory
 from meds.stages.options import MemoryOptions
 
 READ_IMAGES = 32
-PROBE_IMAGES = 16
 
 
 class Memory(Stage):
@@ -92,18 +92,20 @@ class Memory(Stage):
         return ClassMemory(self.options, vectors, grid, seed, coarse)
 
     def estimate_seconds(self, context: StageContext) -> float:
-        """A timed search of one image against a few, times the number of pairs."""
-        sample = list(context.data.train[:1])
-        vectors, grid = self.patch_vectors(context, sample * PROBE_IMAGES)
-        coarse = context.runtime.precision == "bf16"
-        memory = ClassMemory(self.options, vectors, grid, 0, coarse)
-        memory.score(vectors[0], 0)
-        start = time.perf_counter()
-        for _ in memory.score_all(context.runtime.side_by_side):
-            pass
-        pair = (time.perf_counter() - start) / pairs_searched(PROBE_IMAGES, PROBE_IMAGES)
-        counts = [sum(s.class_index == c for s in context.data.train) for c in range(len(context.data.class_names))]
-        return pair * sum(pairs_searched(count, min(count, self.options.max_images or count)) for count in counts)
+        """What a pair of images takes in a timed search, times the number of pairs, and reading the vectors."""
+        counts = _class_counts(context)
+        few = probes(context, READ_IMAGES)
+        reading = seconds_of(lambda: self.patch_vectors(context, few)) / READ_IMAGES
+        vectors, grid = self.patch_vectors(context, few)
+        memory = ClassMemory(self.options, vectors, grid, 0, context.runtime.precision == "bf16")
+        searching = seconds_of(lambda: list(memory.score_all(context.runtime.side_by_side)))
+        pair = searching / image_pairs([READ_IMAGES], self.options.max_images)
+        return image_pairs(counts, self.options.max_images) * pair + sum(counts) * reading
+
+    def estimate_bytes(self, context: StageContext) -> int:
+        """The patch vectors of the largest class, and what waits for its turn in the search."""
+        vectors, _ = self.patch_vectors(context, probes(context, 1))
+        return memory_bytes(max(_class_counts(context)), *vectors.shape[1:])
 
     def patch_vectors(self, context: StageContext, samples: Sequence[Sample]) -> tuple[Tensor, tuple[int, int]]:
         """Unit vectors of all patches [n, H*W, C] float32 and the grid (H, W).
@@ -129,6 +131,11 @@ class Memory(Stage):
     def scorer(self, context: StageContext, artifact: Artifact) -> Scorer:
         """Scores patches of any image against the memories of its class."""
         return MemoryScorer(self, context, artifact)
+
+
+def _class_counts(context: StageContext) -> list[int]:
+    """Training images of each class."""
+    return [sum(s.class_index == c for s in context.data.train) for c in range(len(context.data.class_names))]
 
 
 def _memory_grid(groups: Sequence[Tensor], largest: int) -> tuple[int, int]:

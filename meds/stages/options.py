@@ -105,6 +105,12 @@ class SelectFinetuneOptions(HoldoutOptions):
         description="Which images the running statistics of a student's batch normalisation are taken from when it "
         "scores: all training images, or those that it last trained on. Of no effect without batch normalisation.",
     )
+    scoring_interval: int = Field(
+        default=1,
+        ge=1,
+        description="Score all training images anew at every n-th epoch; the epochs between select by the last scores, "
+        "with the weight and threshold of their own iteration.",
+    )
     critical_value: float = Field(default=1.0, ge=0, description="k: how many deviations the threshold grows to.")
     init: Literal["distilled", "random"] = Field(default="distilled", description="The student's first weights.")
     criterion: Literal["distilled", "memory"] = Field(
@@ -184,6 +190,7 @@ SELECT_FINETUNE_RECIPES: dict[str, dict[str, Any]] = {
         "rounding": "ceil",
         "drop_last": None,
         "holdout": 0.0,
+        "scoring_interval": 1,
         "batch_statistics": "selected",
     },
     "released": {
@@ -191,6 +198,7 @@ SELECT_FINETUNE_RECIPES: dict[str, dict[str, Any]] = {
         "rounding": "floor",
         "drop_last": True,
         "holdout": 0.0,
+        "scoring_interval": 1,
         "batch_statistics": "selected",
     },
 }

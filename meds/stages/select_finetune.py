@@ -16,19 +16,18 @@ from meds.core.data import Sample
 from meds.core.errors import SelectionError
 from meds.core.model import Model
 from meds.core.partitions import StudentScorer, load_student, refuse_detector, student_file, student_scorer
-from meds.core.scoring import Distance, score_map
+from meds.core.scoring import Distance
 from meds.core.seeds import derive_seed
 from meds.core.selection import SelectionRule, robust_maximum
 from meds.core.stage import Partition, Stage, StageContext
 from meds.core.store import Artifact
 from meds.core.student import Progress, Student
-from meds.core.training import TrainingLength, shuffled, stage_length, train, training_seconds
-from meds.stages.batch_statistics import estimate_batch_statistics, has_batch_statistics
+from meds.core.timing import training_seconds
+from meds.core.training import TrainingLength, shuffled, stage_length, train
 from meds.stages.fit import own_objective
 from meds.stages.options import SelectFinetuneOptions
+from meds.stages.scoring_pass import scoring_seconds, settle, training_scores
 from meds.stages.thresholds import write_held_out
-
-SCORING_BATCH = 32
 
 
 class SelectFinetune(Stage):
@@ -111,37 +110,13 @@ class SelectFinetune(Stage):
         return training_scores(context, distilled, samples, distance, self.options)
 
     def estimate_seconds(self, context: StageContext) -> float:
-        """Iterations times a timed training step, plus a third of a step for every batch that is scored."""
-        training = training_seconds(context, self.options)
-        # About half of the images are selected, so an epoch trains on half of what it scores; scoring is
-        # the forward third of a step.
-        return training * (1 + 2 / 3)
+        """Iterations times a timed training step, plus the passes that score all images."""
+        training = training_seconds(context, self.options, own_objective(context), self.options.holdout)
+        return training + scoring_seconds(context, self.options)
 
     def scorer(self, context: StageContext, artifact: Artifact) -> StudentScorer:
         """Scores with the fine-tuned student."""
         return student_scorer(context, artifact)
-
-
-def training_scores(
-    context: StageContext,
-    student: Student,
-    samples: Sequence[Sample],
-    distance: Distance,
-    options: SelectFinetuneOptions,
-) -> Tensor:
-    """rmax s_theta of the samples in evaluation mode, float32 [n] on the CPU."""
-    student.eval()
-    scores = []
-    with torch.inference_mode():
-        for start in range(0, len(samples), SCORING_BATCH):
-            chosen = samples[start : start + SCORING_BATCH]
-            features = context.read_features(chosen)
-            targets = student.targets(features)
-            with context.runtime.autocast():
-                outputs = student(features, context.class_tensor(chosen))
-            maps = score_map(targets, outputs, distance)
-            scores.append(robust_maximum(maps, options.robust_maximum, options.rounding).cpu())
-    return torch.cat(scores)
 
 
 class SelfSelection:
@@ -168,6 +143,7 @@ class SelfSelection:
         self.seed = derive_seed(context.seed, "select-finetune", partition.name)
         self.rows: list[dict[str, Any]] = []
         self.masks: list[Tensor] = []
+        self.now = first
 
     def begin(self, epoch: int, progress: Progress, student: Student) -> Sequence[int]:
         """Select for the epoch that starts now (algorithm 1) and return the visiting order."""
@@ -175,9 +151,11 @@ class SelfSelection:
         alpha = min(2.0 * time, 1.0)
         scores = self.first
         if alpha > 0:
-            self.settle(student)
-            now = training_scores(self.context, student, self.samples, self.distance, self.options)
-            scores = (1.0 - alpha) * self.first + alpha * now
+            # At iteration 0 no score is needed, so that the first epoch that scores is the second.
+            if (epoch - 1) % self.options.scoring_interval == 0:
+                self.settle(student)
+                self.now = training_scores(self.context, student, self.samples, self.distance, self.options)
+            scores = (1.0 - alpha) * self.first + alpha * self.now
         selected = torch.zeros(len(scores), dtype=torch.bool)
         for index in self.partition.class_indices:
             members = torch.tensor([s.class_index == index for s in self.samples])
@@ -193,15 +171,10 @@ class SelfSelection:
         return stage_length(student, len(self.samples) - len(self.out), self.options)
 
     def settle(self, student: Student) -> None:
-        """Estimate running statistics of batch normalisation over all images, whatever is selected.
-
-        Statistics of selected images alone make an image of a kind that is not among them, normal as it may be, look
-        worse than a defect; it is then never selected again, and its whole kind drops out one by one.
-        """
-        if self.options.batch_statistics == "all" and has_batch_statistics(student):
-            order = shuffled(self.trainable.nonzero().flatten().tolist(), self.seed, -1)
-            samples = [self.samples[i] for i in order]
-            estimate_batch_statistics(self.context, student, samples, self.length(student).batch_size)
+        """Settle the student's batch statistics on the images that may be trained on."""
+        order = shuffled(self.trainable.nonzero().flatten().tolist(), self.seed, -1)
+        samples = [self.samples[i] for i in order]
+        settle(self.context, student, samples, self.options, self.length(student).batch_size)
 
     def _note(
         self,
@@ -244,11 +217,13 @@ class SelfSelection:
         return whole
 
     def state(self) -> dict[str, Tensor]:
-        """The rows and masks of the epochs so far."""
+        """The rows and masks of the epochs so far, and the last scores."""
         text = json.dumps(self.rows).encode()
-        return {"rows": torch.tensor(list(text), dtype=torch.uint8), "masks": torch.stack(self.masks)}
+        rows = torch.tensor(list(text), dtype=torch.uint8)
+        return {"rows": rows, "masks": torch.stack(self.masks), "now": self.now}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restore the rows and masks."""
+        """Restore the rows, masks and scores."""
         self.rows = json.loads(bytes(state["rows"].tolist()).decode())
         self.masks = list(state["masks"])
+        self.now = state["now"]
