@@ -111,7 +111,8 @@ def read_decisions(path: Path) -> list[Decision]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: the decisions cannot be read ({error.strerror}); check the path.") from None
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise DataError(f"{path}: the decisions cannot be read: {reason}.") from None
     return _rows(_text(content, path), path)
 
 
@@ -125,8 +126,11 @@ def _text(content: bytes, path: Path) -> str:
 
 
 def _columns(path: Path) -> list[str]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return next(csv.reader(file))
+    """The columns of a table, in its own order; DataError if it is none."""
+    with path.open("rb") as file:
+        text = _text(file.readline(), path)
+    _rows(text, path)
+    return next(csv.reader([text]))
 
 
 def _rows(text: str, path: Path) -> list[Decision]:

@@ -43,7 +43,7 @@ def unseen_samples(run: FinishedRun, class_name: str, count: int) -> list[Sample
     """
     stored = run.evaluation.tensors("scores")
     threshold = run.metrics["calibration"][class_name]["threshold"]
-    free = stored["unseen"].bool() & ~np.isclose(stored["train"], threshold, rtol=1e-6)
+    free = stored["unseen"].bool().numpy() & ~np.isclose(stored["train"].numpy(), threshold, rtol=1e-6)
     held = [sample for sample, keep in zip(run.data.train, free.tolist(), strict=True) if keep]
     found = [s for s in (*run.data.test, *held) if s.record.class_name == class_name]
     found = found or [s for s in run.data.train if s.record.class_name == class_name]

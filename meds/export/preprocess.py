@@ -27,8 +27,10 @@ def resize_weights(source: int, target: int) -> Tensor:
 def preprocess(image: Tensor, preprocessing: Preprocessing) -> Tensor:
     """RGB uint8 [1, H, W, 3] -> float32 [1, 3, S, S], resized, cut and normalised as the encoder takes it.
 
-    Values are rounded after each of the two passes, as Pillow's 8-bit images are. Products and sums are whole numbers
-    below 2 ** 31, which float64 holds exactly: many values lie halfway between two levels, where any error shows.
+    The width comes first and values are rounded after each of the two passes, as in Pillow (since version 13 it begins
+    with the height of images that are far too tall; there a value may differ by a level or two). Products and sums are
+    whole numbers below 2 ** 31, which float64 holds exactly: many values lie halfway between two levels, where any
+    error shows.
     """
     pixels = image.permute(0, 3, 1, 2).double()
     across = resize_weights(image.shape[2], preprocessing.resize)
