@@ -3,9 +3,9 @@
     python benchmarks/metrics.py [--images 83] [--size 448] [--half] [--json FILE]
 
 All on the same maps and masks. The exact values come from scikit-learn and, for AUPRO, from one sort of all pixels in
-double precision, written as plainly as can be. The loop takes 200 thresholds and, as it is copied from one publication to
-the next, finds the regions of all masks again at every threshold; that part is the same every time, so it is timed once
-and counted 200 times. The thrifty loop finds them once.
+double precision, written as plainly as can be. The loop takes 200 thresholds and, as it is copied from publication to
+publication, finds the regions of all masks again at every threshold; that part is the same every time, so it is timed
+once and counted 200 times. The thrifty loop finds them once.
 """
 
 from __future__ import annotations
