@@ -1,6 +1,6 @@
 """Runs meds on features that are larger than the memory it may have, and says how busy the extraction kept the cores.
 
-    python benchmarks/streaming.py [--images 4000] [--limit-mib 1536] [--json FILE]
+    python benchmarks/streaming.py [--images 5000] [--limit-mib 2048] [--json FILE]
 
 The child process may hold `limit-mib` of its own data (RLIMIT_DATA; files that are mapped do not count, and the kernel
 drops their pages when it needs room). Features of all images take more than that: it only ends well if they are written
@@ -38,8 +38,8 @@ def spec(images: int) -> dict[str, Any]:
 def main() -> None:
     """Run the child and print what it needed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--images", type=int, default=4000)
-    parser.add_argument("--limit-mib", type=int, default=1536)
+    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--limit-mib", type=int, default=2048)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     limit = given.limit_mib * 2**20

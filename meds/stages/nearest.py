@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 # Products of this many elements stay in a processor's cache until they have been looked through.
-_BLOCK_ELEMENTS = {"cpu": 2**22, "cuda": 2**27}
+_BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**27}
 _GATHER_ELEMENTS = 2**23
 # The coarse search may order close images wrongly; so many more than wanted are compared exactly.
 _MARGIN = 8
