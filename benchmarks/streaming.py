@@ -2,9 +2,9 @@
 
     python benchmarks/streaming.py [--images 5000] [--limit-mib 2048] [--json FILE]
 
-The child process may hold `limit-mib` of its own data (RLIMIT_DATA; files that are mapped do not count, and the kernel
-drops their pages when it needs room). Features of all images take more than that: it only ends well if they are written
-as they come and read batch by batch. The images are drawn, which is cheaper than reading them from a disk.
+The child process may hold `limit-mib` of its own data (RLIMIT_DATA; the shards that it has open at a time count, too).
+Features of all images take more than that: it only ends well if they are written as they come and read batch by batch.
+The images are drawn, which is cheaper than reading them from a disk.
 """
 
 from __future__ import annotations
