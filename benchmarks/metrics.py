@@ -3,8 +3,9 @@
     python benchmarks/metrics.py [--images 83] [--size 448] [--half] [--json FILE]
 
 All on the same maps and masks. The exact values come from scikit-learn and, for AUPRO, from one sort of all pixels in
-double precision, written as plainly as can be. The loop takes 200 thresholds and finds the regions once, not once a
-threshold, which is thriftier than most published code.
+double precision, written as plainly as can be. The loop takes 200 thresholds and, as it is copied from publication to
+publication, finds the regions of all masks again at every threshold; that part is the same every time, so it is timed
+once and counted 200 times. The thrifty loop finds them once.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def regions_of(masks: Masks) -> tuple[npt.NDArray[np.int64], int]:
 
 
 def loop_over_thresholds(maps: Maps, masks: Masks, steps: int = 200) -> float:
-    """AUPRO as most published code computes it: for every threshold, the overlap of every region."""
+    """AUPRO as most published code computes it: for every threshold, the overlap of every region, found once here."""
     numbers, count = regions_of(masks)
     pixels = np.split(np.argsort(numbers, axis=None, kind="stable"), np.cumsum(np.bincount(numbers.ravel())))
     regions = pixels[1 : count + 1]
@@ -77,6 +78,16 @@ def loop_over_thresholds(maps: Maps, masks: Masks, steps: int = 200) -> float:
     kept = rate < LIMIT
     rate, overlap = rate[kept][::-1], overlap[kept][::-1]
     return float(np.dot((overlap[1:] + overlap[:-1]) / 2, np.diff(rate)) / rate[-1])
+
+
+def pixels_of_regions(masks: Masks) -> list[list[tuple[npt.NDArray[np.int64], ...]]]:
+    """The pixels of every region of every mask, as the common loop finds them at each of its thresholds."""
+    found = []
+    for mask in masks:
+        numbers, count = ndimage.label(mask, structure=np.ones((3, 3)))
+        boxes = ndimage.find_objects(numbers)
+        found.append([np.nonzero(numbers[box] == number + 1) for number, box in zip(range(count), boxes, strict=True)])
+    return found
 
 
 def exact_values(maps: Maps, masks: Masks) -> dict[str, float]:
@@ -147,7 +158,8 @@ def main() -> None:
 
     seconds, figures = min((timed(ours) for _ in range(3)), key=lambda result: float(result[0]))
     exact_seconds, exact = timed(lambda: exact_values(maps, masks))
-    loop_seconds, loop = timed(lambda: loop_over_thresholds(maps, masks))
+    thrifty_seconds, loop = timed(lambda: loop_over_thresholds(maps, masks))
+    loop_seconds = thrifty_seconds + 200 * timed(lambda: pixels_of_regions(masks))[0]
     small = (maps[:8, :32, :32], masks[:8, :32, :32] | (np.arange(32) < 9), scores[:8], np.arange(8) < 4)
     for work in anomalib_figures(*small).values():  # what it loads and compiles at its first call is not timed
         work()
@@ -161,6 +173,7 @@ def main() -> None:
     print(f"{'anomalib, seven figures':34}{peer_seconds:9.2f}{peer_seconds / seconds:8.1f}  {gap:.1e}")
     gap = abs(loop - exact["pixel_aupro"])
     print(f"{'loop over 200 thresholds, AUPRO':34}{loop_seconds:9.2f}{loop_seconds / seconds:8.1f}  {gap:.1e}")
+    print(f"{'thrifty loop, AUPRO':34}{thrifty_seconds:9.2f}{thrifty_seconds / seconds:8.1f}  {gap:.1e}")
     print(f"{'scikit-learn and one plain sort':34}{exact_seconds:9.2f}{exact_seconds / seconds:8.1f}")
     result = {
         "images": given.images,
@@ -171,6 +184,7 @@ def main() -> None:
         "loop_seconds": loop_seconds,
         "ratio_anomalib": peer_seconds / seconds,
         "ratio_loop": loop_seconds / seconds,
+        "ratio_thrifty_loop": thrifty_seconds / seconds,
         "figures": figures,
         "exact": exact,
         "anomalib": {name: value for name, (_, value) in theirs.items()},

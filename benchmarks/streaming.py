@@ -1,10 +1,10 @@
 """Runs meds on features that are larger than the memory it may have, and says how busy the extraction kept the cores.
 
-    python benchmarks/streaming.py [--images 3000] [--limit-mib 1536] [--json FILE]
+    python benchmarks/streaming.py [--images 5000] [--limit-mib 2048] [--json FILE]
 
-The child process may hold `limit-mib` of its own data (RLIMIT_DATA; files that are mapped do not count, and the kernel
-drops their pages when it needs room). Features of all images take more than that: it only ends well if they are written
-as they come and read batch by batch. The images are drawn, which is cheaper than reading them from a disk.
+The child process may hold `limit-mib` of its own data (RLIMIT_DATA; the shards that it has open at a time count, too).
+Features of all images take more than that: it only ends well if they are written as they come and read batch by batch.
+The images are drawn, which is cheaper than reading them from a disk.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def spec(images: int) -> dict[str, Any]:
         | {"image_size": 224},
         "backbone": {"type": "efficientnet-lite0", "pretrained": False, "image_size": 224},
         "student": {"type": "rd", "layers": ["stride2", "stride4", "stride8"], "blocks": [1, 1, 1]},
-        "stages": [{"type": "fit", "iterations": 20}, {"type": "evaluate", "map_size": 64}],
+        "stages": [{"type": "fit", "iterations": 20, "batch_size": 4}, {"type": "evaluate", "map_size": 64}],
     }
 
 
 def main() -> None:
     """Run the child and print what it needed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--images", type=int, default=3000)
-    parser.add_argument("--limit-mib", type=int, default=1536)
+    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--limit-mib", type=int, default=2048)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     limit = given.limit_mib * 2**20

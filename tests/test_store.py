@@ -148,6 +148,17 @@ def test_features_too_large_for_half_precision_are_kept_whole(cache: FeatureCach
     assert torch.equal(found, maps)
 
 
+def test_only_so_many_shards_stay_open(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meds.core.feature_cache.OPEN_SHARDS", 3)
+    maps = torch.randn(8, 2, 3, 3).half()
+    for number, values in enumerate(maps):
+        cache.write([f"{number:016x}"], "layer", values[None])
+    order = torch.randint(8, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    names = [f"{number:016x}" for number in order]
+    assert torch.equal(cache.read(names, "layer"), maps[order])
+    assert len(cache._opened) == 3
+
+
 def test_features_that_are_there_are_not_written_again(cache: FeatureCache) -> None:
     cache.write(["a", "b"], "layer", torch.zeros(2, 1, 2, 2))
     cache.write(["b", "c"], "layer", torch.ones(2, 1, 2, 2))

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from meds.core.store import tensor_bytes
 
 SUFFIX = ".safetensors"
 SHARD_IMAGES = 32
+# A mapped file takes address space, which a process may have little of, and opening it again takes a tenth of a
+# millisecond.
+OPEN_SHARDS = 64
 
 
 def as_cached(maps: Tensor) -> Tensor:
@@ -32,7 +36,7 @@ def as_cached(maps: Tensor) -> Tensor:
 @dataclass
 class _Shard:
     path: Path
-    handle: Any = None
+    verified: bool = False
 
 
 class FeatureCache:
@@ -41,6 +45,7 @@ class FeatureCache:
     A shard holds the maps of up to 32 images of one layer, float16 [n, C, H, W] (float32 where a value
     does not fit into half precision). Its name carries its checksum, which is verified the first time
     that the shard is read; a damaged shard is removed and reported, and its images count as missing.
+    The shards that were read last stay open, up to 64 of them.
     """
 
     def __init__(self, home: Path, backbone_fingerprint: str, limit_bytes: int) -> None:
@@ -49,6 +54,7 @@ class FeatureCache:
         self.limit_bytes = limit_bytes
         self.damaged: list[str] = []
         self._places: dict[str, dict[str, tuple[_Shard, int]]] = {}
+        self._opened: OrderedDict[Path, Any] = OrderedDict()
 
     def missing(self, digests: Iterable[str], layers: Sequence[str]) -> list[str]:
         """Digests that lack a layer, in the order given, each once."""
@@ -140,12 +146,18 @@ class FeatureCache:
         os.utime(self.folder, (time.time(), time.time()))
 
     def _open(self, shard: _Shard) -> Any:
-        if shard.handle is None:
-            from safetensors import safe_open
+        from safetensors import safe_open
 
+        if not shard.verified:
             files.verify_named_by_checksum(shard.path, SUFFIX)
-            shard.handle = safe_open(shard.path, framework="pt")
-        return shard.handle
+            shard.verified = True
+        opened = self._opened.pop(shard.path, None)
+        if opened is None:
+            opened = safe_open(shard.path, framework="pt")
+        self._opened[shard.path] = opened
+        if len(self._opened) > OPEN_SHARDS:
+            self._opened.popitem(last=False)
+        return opened
 
     def _index(self, layer: str) -> dict[str, tuple[_Shard, int]]:
         if layer not in self._places:

@@ -45,14 +45,13 @@ class ClassMemory:
         others: Sequence[int] = range(len(self.vectors))
         if self.options.level == "image":
             others = [position for position in others if position not in self._columns]
-            for block in own_nearest(self._index, side_by_side):
-                yield from side_by_side(self._score_candidate, block)
+            yield from own_nearest(self._index, side_by_side, self._score_candidate)
         scored = side_by_side(lambda position: self.score(self.vectors[position], position), others)
         yield from zip(others, scored, strict=True)
 
-    def _score_candidate(self, found: tuple[int, Nearest]) -> tuple[int, Tensor]:
-        position = self.candidates[found[0]]
-        return position, self._map(self._by_image(self.vectors[position], found[1], self._excluded(position)))
+    def _score_candidate(self, column: int, nearest: Nearest) -> tuple[int, Tensor]:
+        position = self.candidates[column]
+        return position, self._map(self._by_image(self.vectors[position], nearest, self._excluded(position)))
 
     def _map(self, scores: Tensor) -> Tensor:
         return scores.float().reshape(self.grid).cpu()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from functools import partial
+from itertools import islice
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,11 +17,14 @@ from meds.stages.nearest import Nearest, PatchIndex, largest, largest_in_columns
 # What waits for its image's turn may take this share of the vectors' own memory.
 _WAITING_SHARE = 0.3
 
+Answer = TypeVar("Answer")
 SideBySide = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 
-def own_nearest(index: PatchIndex, side_by_side: SideBySide) -> Iterator[list[tuple[int, Nearest]]]:
-    """(position, most similar patches) for each image of the index itself, in order, some images at a time.
+def own_nearest(
+    index: PatchIndex, side_by_side: SideBySide, answer: Callable[[int, Nearest], Answer]
+) -> Iterator[Answer]:
+    """What `answer` makes of (position, most similar patches) of each image of the index itself, in order.
 
     The rows of a product of two images answer for one of them, its columns for the other, whose answer waits until it
     is that image's turn. Where all that waits would take more memory than a third of the vectors, the images are cut
@@ -27,39 +32,58 @@ def own_nearest(index: PatchIndex, side_by_side: SideBySide) -> Iterator[list[tu
     independent pieces of work, in order.
     """
     waiting = _Waiting(index)
+    found: list[tuple[int, Nearest]] = []
     for band in _bands(index.count, _largest_band(index)):
         for start in range(band.start, band.stop, index.images_in_block):
-            block = range(start, min(start + index.images_in_block, band.stop))
-            yield list(zip(block, _search_block(index, block, band, waiting, side_by_side), strict=True))
+            block = _Block(index, range(start, min(start + index.images_in_block, band.stop)), band, waiting)
+            # One block is answered while the next is searched, so that no core waits for another in between.
+            work = [
+                *(partial(answer, *one) for one in found),
+                *(partial(block.search, other) for other in block.others),
+            ]
+            yield from islice(results := side_by_side(_call, work), len(found))
+            for _ in results:
+                pass
+            found = block.found()
+    yield from side_by_side(_call, [partial(answer, *one) for one in found])
 
 
-def _search_block(
-    index: PatchIndex, block: range, band: range, waiting: _Waiting, side_by_side: SideBySide
-) -> list[Nearest]:
-    """The answers for a block's images; those for later images of the band are left to wait."""
-    rows = index.prepared(index.vectors[block.start : block.stop].flatten(0, 1))
-    cosines = rows.new_empty(len(block), index.patches, index.count)
-    places = torch.empty(cosines.shape, dtype=_place_type(index), device=rows.device)
+def _call(work: Callable[[], Any]) -> Any:
+    return work()
 
-    others = [other for other in range(index.count) if other not in band or other >= block.start]
-    # Inside the block, a product with a later image comes when it is that image's turn.
-    images = {other: min(len(block), other - block.start + 1) if other in band else len(block) for other in others}
-    down = {other: waiting.piece(other, block.start, images[other]) for other in others if other in band}
 
-    def multiply(other: int) -> None:
+class _Block:
+    """Images that are searched in all others together; what later images of the band find in them is left to wait."""
+
+    def __init__(self, index: PatchIndex, images: range, band: range, waiting: _Waiting) -> None:
+        self._index, self._images, self._waiting = index, images, waiting
+        self._rows = index.prepared(index.vectors[images.start : images.stop].flatten(0, 1))
+        self._cosines = self._rows.new_empty(len(images), index.patches, index.count)
+        self._places = torch.empty(self._cosines.shape, dtype=_place_type(index), device=self._rows.device)
+        self.others = [other for other in range(index.count) if other not in band or other >= images.start]
+        self._down = {o: waiting.piece(o, images.start, self._used(o)) for o in self.others if o in band}
+
+    def _used(self, other: int) -> int:
+        """Images of the block that are multiplied with another; with one of the block, those before it and itself."""
+        return other - self._images.start + 1 if other in self._images else len(self._images)
+
+    def search(self, other: int) -> None:
+        """Multiply the block's images with another one."""
+        index, used = self._index, self._used(other)
         # Results go where they belong at once: what a thread makes and another lets go of, an allocator hoards.
-        used = images[other]
-        with index.products(rows[: used * index.patches], index.prepared(index.vectors[other])) as products:
+        with index.products(self._rows[: used * index.patches], index.prepared(index.vectors[other])) as products:
             products = products.view(used, index.patches, index.patches)
-            cosines[:used, :, other], places[:used, :, other] = largest(products)
-            if other in down:
-                down[other].cosines[:], down[other].places[:] = largest_in_columns(products)
+            self._cosines[:used, :, other], self._places[:used, :, other] = largest(products)
+            if other in self._down:
+                piece = self._down[other]
+                piece.cosines[:], piece.places[:] = largest_in_columns(products)
 
-    for _ in side_by_side(multiply, others):
-        pass
-    for number, position in enumerate(block):
-        waiting.take(position, cosines[number], places[number])
-    return [Nearest(*both) for both in zip(cosines, places, strict=True)]
+    def found(self) -> list[tuple[int, Nearest]]:
+        """(position, answer) of each image of the block, once all others have been searched."""
+        for number, position in enumerate(self._images):
+            self._waiting.take(position, self._cosines[number], self._places[number])
+        answers = zip(self._images, self._cosines, self._places, strict=True)
+        return [(position, Nearest(cosines, places)) for position, cosines, places in answers]
 
 
 class _Waiting:
