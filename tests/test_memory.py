@@ -179,6 +179,19 @@ def test_coarse_search_agrees_with_the_exact_one(twins: int, most: float) -> Non
     assert (found > exact - 1e-6).all(), "a coarse search may miss the nearest patch but never invent a nearer one"
 
 
+def test_coarse_search_tells_patches_apart_that_are_very_near() -> None:
+    """As in a ViT's last layer, where an image's patches are nearer to each other than bf16 can tell by cosines."""
+    noise = torch.randn(30, 40, 32, generator=torch.Generator().manual_seed(1))
+    vectors = F.normalize(random_vectors(1, patches=1, channels=32) + 0.004 * noise, dim=2)
+    exact, found = (
+        torch.stack([memory.score(image, own) for own, image in enumerate(vectors)])
+        for memory in (make_memory(vectors), make_memory(vectors, coarse=True))
+    )
+    assert exact.mean().item() < 3e-4
+    torch.testing.assert_close(found, exact, rtol=0.02, atol=0)
+    assert found.mean().item() == pytest.approx(exact.mean().item(), rel=4e-3)
+
+
 def test_comparisons_for_an_accelerator_are_those_for_a_processor() -> None:
     vectors = random_vectors(6, patches=40, channels=32).flatten(0, 1)
     query, places = vectors[:40], torch.randint(0, len(vectors), (40, 7), generator=torch.Generator().manual_seed(5))

@@ -17,9 +17,10 @@ _BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**27}
 _GATHER_ELEMENTS = 2**23
 # The coarse search may order close images wrongly; so many more than wanted are compared exactly.
 _MARGIN = 8
-# Rounding to bf16 makes a vector longer by at most 1/512, so that no coarse cosine comes up to this.
-_ABOVE_ANY_COSINE = 1 + 2**-7
-# Columns of a product whose number is no multiple of this take twice as long.
+# Products are lowered by this, more than their rounding in float32, so that all of them are negative.
+_BELOW_ZERO = 2**-17
+_EXTRA_COLUMNS = 5
+# Vectors whose number of columns is no multiple of this take twice as long to multiply.
 _WIDTH = 32
 
 
@@ -28,7 +29,7 @@ class Nearest:
     """The most similar patch of every image, for each of Q query patches.
 
     Attributes:
-        cosines: [Q, n]; in bf16 and less a constant if the search was coarse, else float32.
+        cosines: [Q, n]; in bf16 and less 1 if the search was coarse, else float32.
         places: the patch's number in its image, an integer type [Q, n].
     """
 
@@ -57,15 +58,19 @@ class PatchIndex:
     @cached_property
     def _search(self) -> Tensor:
         """All vectors as the search takes them; the search of an index in itself does without this copy."""
-        return self.prepared(self._exact)
+        return self.columns(self._exact)
 
-    def prepared(self, vectors: Tensor) -> Tensor:
-        """Vectors [N, C] as the search takes them."""
-        return _padded_to_bf16(vectors) if self.coarse else vectors
+    def rows(self, vectors: Tensor) -> Tensor:
+        """Vectors [N, C] as they stand on the left of a product."""
+        return _in_bf16(vectors, left=True) if self.coarse else vectors
+
+    def columns(self, vectors: Tensor) -> Tensor:
+        """Vectors [N, C] as they stand, transposed, on the right of a product."""
+        return _in_bf16(vectors, left=False) if self.coarse else vectors
 
     def nearest(self, query: Tensor) -> Nearest:
         """The most similar patches to the patches of one image, [Q, C]."""
-        wanted = self.prepared(query)
+        wanted = self.rows(query)
         cosines = torch.empty(len(query), self.count, dtype=wanted.dtype, device=query.device)
         places = torch.empty(len(query), self.count, dtype=torch.int64, device=query.device)
         for start in range(0, self.count, self.images_in_block):
@@ -77,19 +82,12 @@ class PatchIndex:
 
     @contextmanager
     def products(self, rows: Tensor, columns: Tensor) -> Iterator[Tensor]:
-        """Products of unit vectors [R, C] and [S, C] -> [R, S]; less a constant, and negative, in bf16.
-
-        A result in bf16 is rounded in proportion to its size, so cosines near 1, the ones that matter, would differ by
-        steps of 0.004. The constant a little above 1 is taken away before the rounding and makes all results small.
-        """
+        """Products [R, S] of `rows` [R, W] and `columns` [S, W]: cosines; in bf16 less 1, and negative."""
         # Were each product given memory of its own, the allocator would hold on to a multiple of what is ever used.
         buffer = self._buffers.pop() if self._buffers else rows.new_empty(self.images_in_block * self.patches**2)
         try:
             result = buffer[: len(rows) * len(columns)].view(len(rows), len(columns))
-            if self.coarse:
-                yield torch.addmm(result.fill_(-_ABOVE_ANY_COSINE), rows, columns.T, out=result)
-            else:
-                yield torch.mm(rows, columns.T, out=result)
+            yield torch.mm(rows, columns.T, out=result)
         finally:
             self._buffers.append(buffer)
 
@@ -109,7 +107,7 @@ class PatchIndex:
             return cosines.topk(count, dim=1).values
         found = cosines.topk(min(count + _MARGIN, self.count), dim=1)
         compared = min((count if exactly is None else exactly) + _MARGIN, found.values.shape[1])
-        values = found.values.float() + _ABOVE_ANY_COSINE
+        values = found.values.float() + 1
         images = found.indices[:, :compared]
         values[:, :compared] = self._compare(query, self._rows(nearest.places.gather(1, images), images))
         if excluded is not None:
@@ -180,13 +178,24 @@ def _compare_in_blocks(vectors: Tensor, query: Tensor, places: Tensor) -> Tensor
     return result
 
 
-def _padded_to_bf16(vectors: Tensor) -> Tensor:
-    """Vectors [N, C] in bf16, filled up with zeros to a multiple of the width that products are fast with."""
+def _in_bf16(vectors: Tensor, left: bool) -> Tensor:
+    """Unit vectors [N, C] in bf16 with columns that make a product half the negative squared distance of the two.
+
+    Rounding changes the lengths of vectors, and with them their products, by more than near vectors are apart; it
+    hardly changes the distances of near vectors. Half the squared distance of unit vectors is 1 less their cosine, and
+    a result near 0 keeps its digits when it is rounded to bf16, too. What half the squared length of a rounded vector
+    differs from 1/2 stands in two columns, because one number in bf16 has too few digits.
+    """
     count, channels = vectors.shape
-    if channels % _WIDTH == 0:
-        return vectors.bfloat16()
-    whole = torch.zeros(count, (channels // _WIDTH + 1) * _WIDTH, dtype=torch.bfloat16, device=vectors.device)
+    width = -(-(channels + _EXTRA_COLUMNS) // _WIDTH) * _WIDTH
+    whole = torch.zeros(count, width, dtype=torch.bfloat16, device=vectors.device)
     whole[:, :channels] = vectors
+    excess = (1 - whole[:, :channels].float().square().sum(dim=1)) / 2 - (_BELOW_ZERO if left else 0)
+    own, other = (1, 3) if left else (3, 1)
+    whole[:, channels] = -1 if left else 1
+    whole[:, channels + own] = excess
+    whole[:, channels + own + 1] = excess - whole[:, channels + own].float()
+    whole[:, channels + other : channels + other + 2] = 1
     return whole
 
 

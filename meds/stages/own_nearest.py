@@ -57,7 +57,7 @@ class _Block:
 
     def __init__(self, index: PatchIndex, images: range, band: range, waiting: _Waiting) -> None:
         self._index, self._images, self._waiting = index, images, waiting
-        self._rows = index.prepared(index.vectors[images.start : images.stop].flatten(0, 1))
+        self._rows = index.rows(index.vectors[images.start : images.stop].flatten(0, 1))
         self._cosines = self._rows.new_empty(len(images), index.patches, index.count)
         self._places = torch.empty(self._cosines.shape, dtype=_place_type(index), device=self._rows.device)
         self.others = [other for other in range(index.count) if other not in band or other >= images.start]
@@ -71,7 +71,7 @@ class _Block:
         """Multiply the block's images with another one."""
         index, used = self._index, self._used(other)
         # Results go where they belong at once: what a thread makes and another lets go of, an allocator hoards.
-        with index.products(self._rows[: used * index.patches], index.prepared(index.vectors[other])) as products:
+        with index.products(self._rows[: used * index.patches], index.columns(index.vectors[other])) as products:
             products = products.view(used, index.patches, index.patches)
             self._cosines[:used, :, other], self._places[:used, :, other] = largest(products)
             if other in self._down:
