@@ -17,6 +17,7 @@ from page_cases import Page
 
 from meds.core.finished_run import FinishedRun
 from meds.reports.charts import Line, draw_robustness
+from meds.reports.facts import class_images
 from meds.reports.several_runs import compare_runs
 
 PLAIN = [{"type": "fit", "iterations": 6}, {"type": "evaluate"}]
@@ -131,8 +132,26 @@ def test_two_runs_are_compared_and_shown_in_full(finished: Any, meds: Callable[.
     page = Page(target.read_text())
     page.assert_sound()
     assert {"#run-1", "#run-2"} <= set(page.links)
-    assert "The runs have all one noise ratio, so there is no robustness curve." in page.text
+    assert "No two runs of one line differ in their noise ratio, so there is no robustness curve." in page.text
     assert len(page.figures) == 16
+
+
+def test_a_reviewed_run_is_a_line_of_its_own_at_the_noise_that_is_left(finished: Any) -> None:
+    reviewed = made_up(finished, "reviewed", 0.9, decisions={"file": "decisions.csv", "defects_to_test": False})
+    table = (reviewed / "data.csv").read_text().splitlines(keepends=True)
+    injected = [line for line in table if ",train," in line and line.endswith(",1\n")]
+    assert len(injected) == 4
+    (reviewed / "data.csv").write_text("".join(line for line in table if line not in injected[:3]))
+    found = compare_runs([FinishedRun(finished.runs / "tiny"), FinishedRun(reviewed)])
+    assert [(row.name, label) for row, label in zip(found.rows, found.labels, strict=True)] == [
+        ("reviewed", "rd, full MeDS (decisions: given)"),
+        ("tiny", "rd, full MeDS (decisions: none)"),
+    ]
+    assert found.rows[0].noise == pytest.approx(1 / 16)
+    assert found.means == []
+    images = class_images(FinishedRun(reviewed))
+    assert sum(row.known_defects for row in images) == 1
+    assert sorted(row.of_normal for row in images) == [0, pytest.approx(1 / 8)]
 
 
 def test_other_images_are_told(finished: Any) -> None:

@@ -40,6 +40,17 @@ class ClassImages:
     unlabelled: int
     masks: int
 
+    @property
+    def of_normal(self) -> float | None:
+        """Known defects for each other training image, after what people took out; None without others."""
+        others = self.train - self.known_defects
+        return self.known_defects / others if others else None
+
+    @property
+    def of_total(self) -> float:
+        """The share of known defects among the training images."""
+        return self.known_defects / self.train
+
 
 def run_facts(run: FinishedRun, readable: bool) -> list[tuple[str, str]]:
     """Names and values for the table of what was run."""

@@ -29,6 +29,7 @@ class RunReport:
     spec: str
     images: list[ClassImages]
     noise: dict[str, Any]
+    in_both_splits: int
     unreadable: list[str]
     results: list[ClassResult]
     titles: dict[str, str]
@@ -72,6 +73,7 @@ def report_of(run: FinishedRun, key: str, bar: ProgressBar) -> RunReport:
     for place, name in enumerate(run.data.class_names):
         figures.append(class_figures(run, f"{key}-{place}", name, points, ranking.classes[place]))
         bar.advance()
+    trained = {sample.digest for sample in run.data.train}
     examples = [] if closed else example_groups(run, Pictures(run))
     bar.advance()
     return RunReport(
@@ -82,6 +84,7 @@ def report_of(run: FinishedRun, key: str, bar: ProgressBar) -> RunReport:
         spec=spec_text(run),
         images=class_images(run),
         noise=metrics["noise"],
+        in_both_splits=sum(sample.digest in trained for sample in run.data.test),
         unreadable=run.state.get("unreadable", []),
         results=class_results(run),
         titles=defined_figures(metrics["mean"]),
