@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from surroundings import random_encoders, seconds_of, write_result
+from surroundings import random_encoders, write_result
 
 from meds.core.finished_run import FinishedRun
 from meds.core.images import read_rgb
@@ -29,6 +29,7 @@ from meds.core.runner import Runner, RunRequest
 from meds.core.spec import resolve_spec
 from meds.core.spec_source import SpecSource
 from meds.core.stage import SilentReporter
+from meds.core.timing import seconds_of
 from meds.plugins.datasets.synthetic import SyntheticDataset, SyntheticOptions
 
 ENCODERS = {"dinomaly": "vit_small_patch14_dinov2", "patchcore": "wide_resnet50_2"}

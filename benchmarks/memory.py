@@ -21,7 +21,7 @@ from typing import Any
 import faiss
 import numpy as np
 import torch
-from surroundings import seconds_of, write_result
+from surroundings import write_result
 
 from meds.core.context import stage_context
 from meds.core.extract import extract_features
@@ -30,6 +30,7 @@ from meds.core.registry import registry
 from meds.core.runtime import CostMeter, Runtime
 from meds.core.spec import load_spec
 from meds.core.stage import SilentReporter
+from meds.core.timing import seconds_of
 from meds.core.workload import image_pairs
 from meds.stages.class_memory import ClassMemory
 from meds.stages.memory import Memory

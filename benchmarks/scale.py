@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from surroundings import seconds_of, write_result
+from surroundings import write_result
 from torch.utils.flop_counter import FlopCounterMode
 
 from meds.core.context import stage_context
@@ -32,7 +32,7 @@ from meds.core.spec import resolve_spec
 from meds.core.spec_source import SpecSource
 from meds.core.stage import SilentReporter, StageContext
 from meds.core.student import Progress
-from meds.core.timing import step_seconds
+from meds.core.timing import seconds_of, step_seconds
 from meds.core.workload import image_pairs, memory_bytes, scoring_passes
 from meds.stages.class_memory import ClassMemory
 from meds.stages.fit import own_objective

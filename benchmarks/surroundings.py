@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
@@ -41,16 +40,6 @@ def write_result(path: Path | None, figures: Mapping[str, Any], *packages: str) 
     facts = {"date": date.today().isoformat(), "processor": processor(), "versions": versions(*packages)}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**facts, **figures}, indent=2) + "\n", encoding="utf-8")
-
-
-def seconds_of(work: Callable[[], object], times: int = 1) -> float:
-    """The shortest wall time of some calls."""
-    taken = []
-    for _ in range(times):
-        start = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - start)
-    return min(taken)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from meds.core.registry import Options, Plugin, Registration, Registry
-from meds.testing.base import Kit
+from meds.testing.base import CheckError, Kit
 from meds.testing.registries import with_encoders
 
 
@@ -36,6 +36,15 @@ def kit_of(base: type[Kit], found: Any, model: Any = Options, **attributes: Any)
     known = registry_with(base.kind, found, model)
     values = {"__module__": __name__, "__test__": False, "name": "broken", "registry": lambda self: known}
     return type(base.__name__, (base,), {**values, **attributes})()
+
+
+def caught_when_slow(base: type[Kit], found: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny fit of the class passes, and fails once none of its processor time is allowed."""
+    kit = kit_of(base, found, backbones=("cnn",))
+    kit.test_a_tiny_fit_takes_seconds()
+    monkeypatch.setattr("meds.testing.models.MOST_SECONDS", 0)
+    with pytest.raises(CheckError, match="of processor time for a dozen tiny images on a cnn, where 0 are allowed"):
+        kit.test_a_tiny_fit_takes_seconds()
 
 
 def caught(base: type[Kit], found: Any, check: str, sentence: str, model: Any = Options, **attributes: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kit_cases import caught, kit_of
+from kit_cases import caught, caught_when_slow, kit_of
 from torch.nn import functional as F
 
 from meds.core.errors import PluginError
@@ -228,11 +228,7 @@ def test_a_detector_with_an_encoder_of_its_own() -> None:
 
 
 def test_a_slow_detector_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    kit = kit_of(DetectorKit, PlainDetector, backbones=("cnn",))
-    kit.test_a_tiny_fit_takes_seconds()
-    monkeypatch.setattr("meds.testing.models.MOST_SECONDS", 0)
-    with pytest.raises(CheckError, match="of processor time for a dozen tiny images on a cnn, where 0 are allowed"):
-        kit.test_a_tiny_fit_takes_seconds()
+    caught_when_slow(DetectorKit, PlainDetector, monkeypatch)
 
 
 def test_every_check_of_the_kit_catches_something() -> None:

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kit_cases import caught, kit_of
+from kit_cases import caught, caught_when_slow, kit_of
 from torch import nn
 from torch.nn import functional as F
 
 from meds.core.errors import PluginError
 from meds.core.student import EvaluationDefaults, TrainingDefaults
 from meds.testing import StudentKit
-from meds.testing.base import CheckError
 from meds.testing.plain_models import PlainStudent
 
 
@@ -341,11 +340,7 @@ def test_evaluation_defaults_that_cannot_be_used_are_caught(changes: dict[str, A
 
 
 def test_a_slow_student_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    kit = kit_of(StudentKit, PlainStudent, backbones=("cnn",))
-    kit.test_a_tiny_fit_takes_seconds()
-    monkeypatch.setattr("meds.testing.models.MOST_SECONDS", 0)
-    with pytest.raises(CheckError, match="of processor time for a dozen tiny images on a cnn, where 0 are allowed"):
-        kit.test_a_tiny_fit_takes_seconds()
+    caught_when_slow(StudentKit, PlainStudent, monkeypatch)
 
 
 def test_every_check_of_the_kit_catches_something() -> None:

@@ -42,13 +42,12 @@ def show_plugins(as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"plugins": rows, "broken": broken}, indent=2, ensure_ascii=False))
         return
-    table = new_table(*_columns())
+    columns = _columns()
+    table = new_table(*columns)
     for row in [*rows, *({**item, "name": item["entry_point"]} for item in broken)]:
-        table.add_row(
-            *(row.get(key, "").partition(":")[0] if key == "from" else row.get(key, "") for key in _columns())
-        )
+        table.add_row(*(row.get(key, "").partition(":")[0] if key == "from" else row.get(key, "") for key in columns))
     console.print(table)
-    if "from" not in _columns():
+    if "from" not in columns:
         console.print(f"Where each is loaded from: in a terminal of {WIDTH_FOR_MODULES} columns, or with --json.")
     for item in broken:
         console.print(

@@ -212,7 +212,7 @@ class Stage(ABC):
         return False
 
     def estimate_seconds(self, context: StageContext) -> float | None:  # noqa: ARG002
-        """Seconds that `run` should take, by timing a small piece on random features; None if unknown."""
+        """Seconds that `run` should take, by timing a small piece on a few of the run's images; None if unknown."""
         return None
 
     def estimate_bytes(self, context: StageContext) -> int:  # noqa: ARG002

@@ -37,8 +37,8 @@ def step_seconds(context: StageContext, student: Student, objective: Objective, 
 def training_seconds(context: StageContext, options: LengthOptions, objective: Objective, holdout: float = 0) -> float:
     """Seconds of a whole training with a stage's options, over all partitions; a share is held out."""
     total, known = 0.0, dict[int, float]()
+    student = context.new_student("estimate")
     for partition in context.partitions:
-        student = context.new_student(partition.name)
         images = round((1 - holdout) * len(partition.positions(context.data.train)))
         length = stage_length(student, max(1, images), options)
         if not length.iterations:
@@ -50,10 +50,10 @@ def training_seconds(context: StageContext, options: LengthOptions, objective: O
     return total
 
 
-def seconds_of(work: Callable[[], object]) -> float:
-    """Wall seconds of a call, the better of two: the first one also warms caches."""
+def seconds_of(work: Callable[[], object], times: int = 2) -> float:
+    """The shortest wall seconds of some calls: the first one also warms caches."""
     taken = []
-    for _ in range(2):
+    for _ in range(times):
         start = time.perf_counter()
         work()
         taken.append(time.perf_counter() - start)
@@ -62,9 +62,9 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 def probes(context: StageContext, count: int) -> list[Sample]:
     """So many training images of the context's classes, the same ones again where there are fewer."""
-    own = context.own
-    train_images = [s for s in context.data.train if own is None or s.class_index in own.class_indices]
-    return [train_images[i % len(train_images)] for i in range(count)]
+    train = context.data.train
+    positions = range(len(train)) if context.own is None else context.own.positions(train)
+    return [train[positions[i % len(positions)]] for i in range(count)]
 
 
 def _steps(context: StageContext, student: Student, objective: Objective, batch_size: int, steps: int) -> list[float]:

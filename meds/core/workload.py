@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 _MAD_OF_STANDARD_NORMAL = 0.6745
-# The searched vectors in float32, and 35 % of that for what waits for its turn in the search.
+# The searched vectors in float32, and 35 % of that for answers: those that wait and those of the block at hand.
 _BYTES_OF_A_SEARCHED_COMPONENT = 4 * 1.35
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -25,16 +25,6 @@ from meds.stages.options import EvaluateOptions
 from meds.stages.thresholds import Booleans, TrainingScores, class_thresholds, last_selection, not_trained_on
 
 SCORERS = ("student", "distilled-student", "memory-scores")
-OVERRIDES = (
-    "map_size",
-    "smoothing",
-    "sigma",
-    "image_score",
-    "top_fraction",
-    "pool_window",
-    "mask_rule",
-    "mask_resize",
-)
 
 
 @dataclass
@@ -119,13 +109,15 @@ class Evaluate(Stage):
             maps = np.random.default_rng(0).random((size, how.map_size, how.map_size), dtype=np.float32)
             masks = np.zeros(maps.shape, dtype=bool)
             masks[:, : how.map_size // 4, : how.map_size // 4] = True
-            pixels = seconds_of(lambda: metrics.pixel_metrics(maps, masks, self.options.aupro_limit)) / size
+            limit, threads = self.options.aupro_limit, context.runtime.threads
+            pixels = seconds_of(lambda: metrics.pixel_metrics(maps, masks, limit, threads)) / size
             total += pixels * len(context.data.test)
         return total
 
     def evaluation(self, context: StageContext) -> EvaluationDefaults:
         """The student's evaluation with this stage's options laid over it."""
-        given = {key: value for key in OVERRIDES if (value := getattr(self.options, key)) is not None}
+        names = {field.name for field in fields(EvaluationDefaults)}
+        given = {key: value for key, value in self.options if key in names and value is not None}
         model = context.within(context.partitions[0]).new_model("evaluation")
         return replace(model.evaluation_defaults(), **given)
 

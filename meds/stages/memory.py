@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -116,17 +115,27 @@ class Memory(Stage):
         vectors is the mean over groups of their cosines.
         """
         layers = self.layers_needed(context.backbone, context.student_layers())
-        student = None if self._uses_final else context.within(context.partitions[0]).new_student("memory")
+        student = self.teacher(context)
         whole, grid = torch.empty(0), (0, 0)
         for start in range(0, len(samples), READ_IMAGES):
             features = context.read_features(samples[start : start + READ_IMAGES], layers)
-            groups = features if student is None else student.targets(features)
-            grid = _memory_grid(groups, self.options.grid)
-            vectors = patch_vectors_of(groups, grid, self.pooling(context.backbone))
+            vectors, grid = self.vectors_of(features, student, context.backbone)
             if start == 0:  # joining blocks at the end would need the memory twice
                 whole = vectors.new_empty(len(samples), *vectors.shape[1:])
             whole[start : start + len(vectors)] = vectors
         return whole, grid
+
+    def teacher(self, context: StageContext) -> Student | None:
+        """The student whose teacher maps are searched; None where it is the encoder's final layer."""
+        return None if self._uses_final else context.within(context.partitions[0]).new_student("memory")
+
+    def vectors_of(
+        self, features: Sequence[Tensor], student: Student | None, backbone: Backbone
+    ) -> tuple[Tensor, tuple[int, int]]:
+        """Feature maps of some images -> their unit vectors [B, H*W, C] and the grid (H, W)."""
+        groups = features if student is None else student.targets(features)
+        grid = _memory_grid(groups, self.options.grid)
+        return patch_vectors_of(groups, grid, self.pooling(backbone)), grid
 
     def scorer(self, context: StageContext, artifact: Artifact) -> Scorer:
         """Scores patches of any image against the memories of its class."""
@@ -165,9 +174,7 @@ class MemoryScorer(Scorer):
     def __init__(self, stage: Memory, context: StageContext, artifact: Artifact) -> None:
         self._stage, self._context = stage, context
         self.layers = stage.layers_needed(context.backbone, context.student_layers())
-        self._student: Any = None
-        if stage.student_matters(context.backbone):
-            self._student = context.within(context.partitions[0]).new_student("memory")
+        self._student = stage.teacher(context)
         self._memories: dict[int, ClassMemory] = {}
         self._training_maps = artifact.tensors("scores")["maps"]
 
@@ -177,9 +184,7 @@ class MemoryScorer(Scorer):
 
     def scores(self, features: Sequence[Tensor], classes: Tensor) -> Scores:
         """One group: the memory scores [B, H, W]."""
-        groups = features if self._student is None else self._student.targets(features)
-        grid = _memory_grid(groups, self._stage.options.grid)
-        vectors = patch_vectors_of(groups, grid, self._stage.pooling(self._context.backbone))
+        vectors, _ = self._stage.vectors_of(features, self._student, self._context.backbone)
         memories = [self._memory(int(index)) for index in classes.tolist()]
 
         def score(place: int) -> Tensor:

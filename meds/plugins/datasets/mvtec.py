@@ -27,7 +27,8 @@ class MvtecOptions(DatasetOptions):
 class MvtecDataset(Dataset[MvtecOptions]):
     """`<class>/train/good`, `<class>/test/<defect>` and `<class>/ground_truth/<defect>/<stem>_mask.png`.
 
-    Folders named good, ok or normal hold normal images; any other folder, also below `train`, is a defect type.
+    Folders named good, ok, normal or otherwise as normal (`NORMAL_NAMES`) hold normal images; any other folder, also
+    below `train`, is a defect type.
     A mask may also be named `<stem>` and have any image suffix; a defect without one has no mask.
     """
 
