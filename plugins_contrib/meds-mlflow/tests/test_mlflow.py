@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,12 @@ from meds_mlflow.logger import allowed, flattened
 from mlflow.tracking import MlflowClient
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "synthetic.yaml"
+SHORT = [
+    f"stages.{stage}.{key}={value}"
+    for stage in ("distill", "select-finetune")
+    for key, value in (("iterations", 10), ("batch_size", 2))
+]
+ONE_STEP = "stages=[{type: fit, iterations: 1, batch_size: 2}, {type: evaluate}]"
 
 
 @pytest.fixture
@@ -29,9 +35,13 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
 
 
 def run(*sets: str) -> int:
-    command = [sys.executable, "-m", "meds", "run", str(EXAMPLE)]
+    """The exit code of `meds run` on the example, in this process: what a test changes in it holds for the run."""
     overrides = [word for value in sets for word in ("--set", value)]
-    return subprocess.run([*command, *overrides], capture_output=True, check=False).returncode
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["meds", "run", str(EXAMPLE), *overrides])
+        with pytest.raises(SystemExit) as left:
+            runpy.run_module("meds", run_name="__main__")
+    return int(left.value.code or 0)
 
 
 def only_run(client: MlflowClient) -> Any:
@@ -42,11 +52,11 @@ def only_run(client: MlflowClient) -> Any:
 
 
 def test_a_run_and_its_continuation_are_one_run(server: MlflowClient, tmp_path: Path) -> None:
-    assert run() == 0
+    assert run(*SHORT) == 0
     found = only_run(server)
     assert found.info.status == "FINISHED"
     assert found.data.params["student.type"] == "rd"
-    assert found.data.params["stages.distill.iterations"] == "20"
+    assert found.data.params["stages.distill.iterations"] == "10"
     metrics = json.loads((tmp_path / "runs" / "mlflow-synthetic" / "metrics.json").read_text())
     assert found.data.metrics["metrics/mean/image_auroc"] == pytest.approx(metrics["mean"]["image_auroc"])
     events = [json.loads(line) for line in (tmp_path / "runs/mlflow-synthetic/events.jsonl").read_text().splitlines()]
@@ -54,14 +64,14 @@ def test_a_run_and_its_continuation_are_one_run(server: MlflowClient, tmp_path: 
     history = server.get_metric_history(found.info.run_id, allowed("distill (all)/loss"))
     assert {row.step: row.value for row in history} == pytest.approx(losses)
     assert {file.path for file in server.list_artifacts(found.info.run_id)} >= {"metrics.json", "ranking.csv"}
-    assert run("stages.select-finetune.iterations=10") == 0
+    assert run(*SHORT, "stages.select-finetune.iterations=12") == 0
     again = only_run(server)
     assert again.info.run_id == found.info.run_id
     assert again.data.tags["meds.changed"] == "stages.select-finetune.iterations"
 
 
 def test_a_failed_stage_closes_the_run_as_failed(server: MlflowClient, tmp_path: Path) -> None:
-    assert run("stages.select-finetune.minimum_selected=1000") == 2
+    assert run(*SHORT, "stages.select-finetune.minimum_selected=1000") == 2
     found = only_run(server)
     assert found.info.status == "FAILED"
     assert found.data.tags["meds.stage"] == "select-finetune"
@@ -71,7 +81,7 @@ def test_a_failed_stage_closes_the_run_as_failed(server: MlflowClient, tmp_path:
 
 def test_what_it_hears_of(server: MlflowClient, tmp_path: Path) -> None:
     """Every hook of a stage's life leaves something in MLflow."""
-    assert run("loggers=[{type: mlflow, model: true}]") == 0
+    assert run(*SHORT, "loggers=[{type: mlflow, model: true}]") == 0
     found = only_run(server)
     history = server.get_metric_history(found.info.run_id, "select-finetune/weave/selected_share")
     with (tmp_path / "runs/mlflow-synthetic/selection.csv").open(encoding="utf-8", newline="") as file:
@@ -85,7 +95,7 @@ def test_what_it_hears_of(server: MlflowClient, tmp_path: Path) -> None:
 
 def test_a_server_that_is_not_there_is_named_and_the_run_goes_on(server: MlflowClient, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert run(f"loggers=[{{type: mlflow, tracking_uri: 'sqlite:///{tmp_path}/file/below.db'}}]") == 0
+    assert run(ONE_STEP, f"loggers=[{{type: mlflow, tracking_uri: 'sqlite:///{tmp_path}/file/below.db'}}]") == 0
     events = (tmp_path / "runs" / "mlflow-synthetic" / "events.jsonl").read_text()
     assert events.count("logger_failed") == 1
     assert (tmp_path / "runs" / "mlflow-synthetic" / "metrics.json").is_file()

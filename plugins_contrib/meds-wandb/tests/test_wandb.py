@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
 import struct
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +14,12 @@ import pytest
 from wandb.proto.wandb_internal_pb2 import Record
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "synthetic.yaml"
+SHORT = [
+    f"stages.{stage}.{key}={value}"
+    for stage in ("distill", "select-finetune")
+    for key, value in (("iterations", 10), ("batch_size", 2))
+]
+ONE_STEP = "stages=[{type: fit, iterations: 1, batch_size: 2}, {type: evaluate}]"
 BLOCK, HEAD = 2**15, 7
 WHOLE, FIRST, LAST = 1, 2, 4
 
@@ -39,9 +45,13 @@ def records(path: Path) -> Iterator[Any]:
 
 
 def run(*sets: str) -> int:
-    command = [sys.executable, "-m", "meds", "run", str(EXAMPLE)]
+    """The exit code of `meds run` on the example, in this process: what a test changes in it holds for the run."""
     overrides = [word for value in sets for word in ("--set", value)]
-    return subprocess.run([*command, *overrides], capture_output=True, check=False).returncode
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["meds", "run", str(EXAMPLE), *overrides])
+        with pytest.raises(SystemExit) as left:
+            runpy.run_module("meds", run_name="__main__")
+    return int(left.value.code or 0)
 
 
 def key(item: Any) -> str:
@@ -52,7 +62,7 @@ def test_losses_selection_and_metrics_are_in_the_file(tmp_path: Path, monkeypatc
     monkeypatch.setenv("MEDS_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.chdir(tmp_path)
-    assert run() == 0
+    assert run(*SHORT) == 0
     folder = tmp_path / "runs" / "wandb-synthetic"
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
     history: list[dict[str, Any]] = []
@@ -73,7 +83,7 @@ def test_losses_selection_and_metrics_are_in_the_file(tmp_path: Path, monkeypatc
     assert "student" in configured
     number = json.loads((folder / "wandb.json").read_text())["run_id"]
     assert number in file.name
-    assert run("stages.select-finetune.iterations=10") == 0
+    assert run(*SHORT, "stages.select-finetune.iterations=12") == 0
     assert json.loads((folder / "wandb.json").read_text())["run_id"] == number
 
 
@@ -86,7 +96,7 @@ def test_a_failing_service_is_named_and_the_run_goes_on(tmp_path: Path, monkeypa
     monkeypatch.setattr(wandb, "init", fail)
     monkeypatch.setenv("MEDS_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    assert run() == 0
+    assert run(ONE_STEP) == 0
     folder = tmp_path / "runs" / "wandb-synthetic"
     assert (folder / "events.jsonl").read_text().count("logger_failed") == 1
     assert (folder / "metrics.json").is_file()
