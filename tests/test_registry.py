@@ -63,7 +63,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     working = (
         "from meds.core.hookspecs import API_VERSION, hookimpl\nfrom meds.core.registry import Options, Plugin\n"
-        "@hookimpl\ndef meds_students():\n    return [Plugin('other-student', Options, 'gone:Student', 'x')]\n"
+        "class Student: pass\n"
+        "@hookimpl\ndef meds_students():\n    return [Plugin('other-student', Options, 'works_well:Student', 'x')]\n"
     )
     distribution(folder, "works-well", "works_well", working)
     distribution(folder, "is-broken", "is_broken", "import a_module_that_is_not_there\n")
@@ -114,7 +115,7 @@ def test_the_command_shows_broken_plugins(site: Path) -> None:
     assert {row["package"] for row in shown["broken"]} == {"is-broken", "leaves"}
     assert {row["from"] for row in shown["broken"]} == {"is_broken", "leaves"}
     listed = {(r["name"], r["package"], r["version"], r["from"], r["state"]) for r in shown["plugins"]}
-    assert ("other-student", "works-well", "1.0", "gone:Student", "ok") in listed
+    assert ("other-student", "works-well", "1.0", "works_well:Student", "ok") in listed
     text = "\n".join(python(code + "sys.argv = ['meds', 'plugins']; main()"))
     assert "broken: is_broken of is-broken: ModuleNotFoundError" in text
     rows = [line.split() for line in text.splitlines()]
@@ -127,9 +128,27 @@ def test_a_wide_terminal_shows_where_plugins_are_loaded_from(site: Path, monkeyp
     code = f"import sys; sys.path.insert(0, {str(site)!r}); from meds.__main__ import main; "
     rows = [line.split() for line in python(code + "sys.argv = ['meds', 'plugins']; main()")]
     assert ["kind", "name", "package", "version", "from", "state"] in rows
-    assert ["student", "other-student", "works-well", "1.0", "gone", "ok"] in rows
+    assert ["student", "other-student", "works-well", "1.0", "works_well", "ok"] in rows
     assert ["is_broken", "is-broken", "1.0", "is_broken", "broken"] in rows
     assert max(map(len, python(code + "sys.argv = ['meds', 'plugins']; main()"))) <= 120
+
+
+def test_a_plugin_whose_module_is_missing_is_broken(site: Path) -> None:
+    text = (site / "works_well.py").read_text().replace("other-student", "lost").replace("works_well:", "loses.gone:")
+    distribution(site, "loses", "loses", text)
+    code = f"import sys; sys.path.insert(0, {str(site)!r}); from meds.__main__ import main; sys.argv = ['meds', "
+    shown = json.loads("\n".join(python(f"{code}'plugins', '--json']; main()")))
+    states = {row["name"]: (row["state"], row["error"]) for row in shown["plugins"]}
+    error = "ModuleNotFoundError: No module named 'loses.gone'"
+    assert states["lost"] == ("broken", error)
+    assert states["other-student"] == states["rd"] == ("ok", None)
+    lines = python(f"{code}'plugins']; main()")
+    assert ["student", "lost", "loses", "1.0", "broken"] in [line.split() for line in lines]
+    assert f"broken: student lost of loses: {error}" in lines
+    assert f"broken: {error}" in python(f"{code}'plugins', 'show', 'lost']; main()")
+    doctor = [sys.executable, "-c", f"{code}'doctor']; main()"]
+    told = subprocess.run(doctor, capture_output=True, text=True, check=False).stdout
+    assert f"student lost of loses is broken: {error}" in " ".join(told.split())
 
 
 def test_an_unknown_name_is_told_with_the_broken_packages(site: Path) -> None:

@@ -75,13 +75,17 @@ def _places() -> list[Finding]:
 
 
 def _plugins() -> list[Finding]:
+    from meds.core.plugin_module import module_fault
     from meds.core.registry import registry
 
     found = registry()
-    rows = [Finding("plugins", "ok", f"{len(found.all())} working")]
-    for item in found.broken:
-        rows.append(Finding("plugins", "problem", f"{item.entry_point} of {item.package} is broken: {item.error}"))
-    return rows
+    faults = [(item, module_fault(item.plugin.load)) for item in found.all()]
+    broken = [(f"{item.kind} {item.plugin.name}", item.package, error) for item, error in faults if error]
+    rows = [Finding("plugins", "ok", f"{len(faults) - len(broken)} working")]
+    broken += [(item.entry_point, item.package, item.error) for item in found.broken]
+    return rows + [
+        Finding("plugins", "problem", f"{name} of {package} is broken: {error}") for name, package, error in broken
+    ]
 
 
 def _demo() -> list[Finding]:

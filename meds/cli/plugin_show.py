@@ -16,9 +16,11 @@ from meds.cli.console import console
 def show_plugin(name: str, kind: str | None, as_json: bool) -> None:
     """Print where a plugin comes from, and type, default and meaning of every option."""
     from meds.core.describe import describe_options
+    from meds.core.plugin_module import module_fault
     from meds.core.registry import registry
 
     found = registry().find(name, kind)
+    error = module_fault(found.plugin.load)
     options = describe_options(found.plugin.options)
     facts: dict[str, Any] = {
         "name": found.plugin.name,
@@ -27,6 +29,8 @@ def show_plugin(name: str, kind: str | None, as_json: bool) -> None:
         "package": found.package,
         "version": found.package_version,
         "class": found.plugin.load,
+        "state": "broken" if error else "ok",
+        "error": error,
         "recipes": found.plugin.recipes,
         "selecting": found.plugin.selecting,
         "stage_recipes": found.plugin.stage_recipes,
@@ -38,6 +42,8 @@ def show_plugin(name: str, kind: str | None, as_json: bool) -> None:
     _line(f"{found.kind} {found.plugin.name}", found.plugin.summary)
     _line("package", f"{found.package} {found.package_version}")
     _line("class", found.plugin.load)
+    if error:
+        _line("broken", error)
     for recipe, values in found.plugin.recipes.items():
         _line(f"recipe {recipe}", _values(values))
     if found.plugin.selecting:

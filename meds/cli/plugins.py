@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import typer
 
 from meds.cli.console import console, new_table
+from meds.core.plugin_module import module_fault
+
+if TYPE_CHECKING:
+    from meds.core.registry import Registration
 
 WIDTH_FOR_MODULES, WIDTH_FOR_SUMMARIES = 120, 180
 
@@ -16,19 +21,8 @@ def show_plugins(as_json: bool) -> None:
     from meds.core.registry import registry
 
     found = registry()
-    rows = [
-        {
-            "name": r.plugin.name,
-            "kind": r.kind,
-            "package": r.package,
-            "version": r.package_version,
-            "from": r.plugin.load,
-            "state": "ok",
-            "summary": r.plugin.summary,
-        }
-        for r in found.all()
-    ]
-    broken = [
+    rows = [_row(registration) for registration in found.all()]
+    broken: list[dict[str, str | None]] = [
         {
             "entry_point": b.entry_point,
             "package": b.package,
@@ -45,16 +39,31 @@ def show_plugins(as_json: bool) -> None:
     columns = _columns()
     table = new_table(*columns)
     for row in [*rows, *({**item, "name": item["entry_point"]} for item in broken)]:
-        table.add_row(*(row.get(key, "").partition(":")[0] if key == "from" else row.get(key, "") for key in columns))
+        cells = {**row, "from": (row["from"] or "").partition(":")[0]}
+        table.add_row(*(cells.get(key) or "" for key in columns))
     console.print(table)
     if "from" not in columns:
         console.print(f"Where each is loaded from: in a terminal of {WIDTH_FOR_MODULES} columns, or with --json.")
-    for item in broken:
-        console.print(
-            f"broken: {item['entry_point']} of {item['package']}: {item['error']}",
-            soft_wrap=True,
-            markup=False,
-        )
+    for name, item in [
+        *((f"{row['kind']} {row['name']}", row) for row in rows if row["error"]),
+        *((item["entry_point"], item) for item in broken),
+    ]:
+        console.print(f"broken: {name} of {item['package']}: {item['error']}", soft_wrap=True, markup=False)
+
+
+def _row(found: Registration) -> dict[str, str | None]:
+    """What is told of a plugin that a hook returned; it is broken if there is no module to load it from."""
+    error = module_fault(found.plugin.load)
+    return {
+        "name": found.plugin.name,
+        "kind": found.kind,
+        "package": found.package,
+        "version": found.package_version,
+        "from": found.plugin.load,
+        "state": "broken" if error else "ok",
+        "summary": found.plugin.summary,
+        "error": error,
+    }
 
 
 def _columns() -> list[str]:
