@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -61,8 +62,16 @@ def test_importing_it_and_writing_hooks_and_options_imports_no_torch() -> None:
 
 
 def test_the_page_has_one_row_for_every_public_name() -> None:
-    rows = [row for row in rows_of_the_page() if not row.startswith("meds_")]
+    rows = [row for row in rows_of_the_page() if not row.startswith(("meds_", "Plugin."))]
     assert sorted(rows) == sorted(meds.api.__all__)
+
+
+def test_the_page_has_one_row_for_every_field_of_a_plugin() -> None:
+    rows = [row.removeprefix("Plugin.") for row in rows_of_the_page() if row.startswith("Plugin.")]
+    wanted = fields(meds.api.Plugin)
+    assert sorted(rows) == sorted(field.name for field in wanted)
+    needed = [f.name for f in wanted if f.default is MISSING and f.default_factory is MISSING]
+    assert rows[: len(needed)] == needed == [field.name for field in wanted[: len(needed)]]
 
 
 def test_the_page_has_one_row_for_every_hook() -> None:
