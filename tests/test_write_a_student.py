@@ -101,7 +101,8 @@ def test_the_page_can_be_followed(tmp_path: Path) -> None:
         else:
             shown, found = shape(step.text), shape(said)
             assert any(found[i : i + len(shown)] == shown for i in range(len(found))), said
-    reader.does("meds plan examples/autoencoder.yaml --without-data")  # the scaffold's example outlives the page's edits
+    # The example of the scaffold outlives what the page replaces.
+    reader.does("meds plan examples/autoencoder.yaml --without-data")
     ranked, epochs = (rows(reader.folder / "runs/discs" / name) for name in ("ranking.csv", "selection.csv"))
     assert len(ranked) == 56
     assert sum(row["injected"] == "1" for row in ranked) == 16
