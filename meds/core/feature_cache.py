@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -55,6 +56,8 @@ class FeatureCache:
         self.damaged: list[str] = []
         self._places: dict[str, dict[str, tuple[_Shard, int]]] = {}
         self._opened: OrderedDict[Path, Any] = OrderedDict()
+        # The next batch may be read in a thread of its own.
+        self._reading = Lock()
 
     def missing(self, digests: Iterable[str], layers: Sequence[str]) -> list[str]:
         """Digests that lack a layer, in the order given, each once."""
@@ -77,12 +80,13 @@ class FeatureCache:
 
     def read(self, digests: Sequence[str], layer: str) -> Tensor:
         """Maps [n, C, H, W] of the images, float16 or float32; ArtifactError if a shard is damaged."""
-        index = self._index(layer)
         rows = []
-        for digest in digests:
-            shard, row = index[digest]
-            rows.append(self._open(shard).get_slice("maps")[row : row + 1])
-        return torch.cat(rows)
+        with self._reading:
+            index = self._index(layer)
+            for digest in digests:
+                shard, row = index[digest]
+                rows.append(self._open(shard).get_slice("maps")[row : row + 1])
+            return torch.cat(rows)
 
     def verify(self, digests: Iterable[str], layers: Sequence[str]) -> None:
         """Check the shards of these images; damaged ones are removed, noted in `damaged` and forgotten."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -39,27 +39,29 @@ class ImageScores:
 
     def score(self, rows: Sequence[int], bar: ProgressBar, keep: Collection[int] = ()) -> Tensor:
         """Score the images at `rows`; the smoothed maps float32 [k, S, S] of the k among them that are in `keep`."""
-        wanted, size = set(keep), self.how.map_size
+        wanted, size, place = set(keep), self.how.map_size, 0
         maps = torch.zeros(sum(row in wanted for row in rows), size, size)
-        place = 0
-        for start in range(0, len(rows), self._batch_size):
-            chosen = list(rows[start : start + self._batch_size])
-            smoothed = self._score_batch(chosen)
+        batches = [list(rows[i : i + self._batch_size]) for i in range(0, len(rows), self._batch_size)]
+        for chosen, scores in zip(batches, self._scored(batches), strict=True):
+            smoothed = scoring.smooth(scoring.pixel_map(scores.maps, self.how), self.how)
+            self._note(chosen, scores, smoothed)
             kept = [i for i, row in enumerate(chosen) if row in wanted]
             maps[place : place + len(kept)] = smoothed[kept].cpu()
             place += len(kept)
             bar.advance(len(chosen))
         return maps
 
-    def _score_batch(self, rows: list[int]) -> Tensor:
+    def _scored(self, batches: Sequence[list[int]]) -> Iterator[Scores]:
         if self._known is None:
-            chosen = [self.samples[row] for row in rows]
-            features = self._context.read_features(chosen, self._scorer.layers)
-            scores = self._scorer.scores(features, self._context.class_tensor(chosen))
+            chosen = ([self.samples[row] for row in rows] for rows in batches)
+            for samples, features in self._context.read_batches(chosen, self._scorer.layers):
+                yield self._scorer.scores(features, self._context.class_tensor(samples))
         else:
             images = self._known.images
-            scores = Scores([m[rows] for m in self._known.maps], None if images is None else images[rows])
-        smoothed = scoring.smooth(scoring.pixel_map(scores.maps, self.how), self.how)
+            for rows in batches:
+                yield Scores([m[rows] for m in self._known.maps], None if images is None else images[rows])
+
+    def _note(self, rows: list[int], scores: Scores, smoothed: Tensor) -> None:
         patches = scoring.mean_over_groups(scores.maps)
         if not len(self.patches):
             self.patches = torch.zeros(len(self.samples), *patches.shape[1:], dtype=torch.float16)
@@ -68,4 +70,3 @@ class ImageScores:
         self.images[rows] = scoring.model_scores(scores, smoothed, self.how).cpu()
         self.peaks[rows] = smoothed.flatten(1).amax(dim=1).cpu()
         self.middles[rows] = smoothed.flatten(1).median(dim=1).values.cpu()
-        return smoothed
