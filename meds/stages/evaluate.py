@@ -20,9 +20,10 @@ from meds.core.partitions import StudentScorer
 from meds.core.selection import robust_maximum
 from meds.core.stage import ProgressBar, Scorer, Stage, StageContext
 from meds.core.student import Student
+from meds.core.thresholds import Booleans, TrainingScores, class_thresholds
 from meds.core.timing import probes, seconds_of
 from meds.stages.options import EvaluateOptions
-from meds.stages.thresholds import Booleans, TrainingScores, class_thresholds, last_selection, not_trained_on
+from meds.stages.thresholds import last_selection, not_trained_on
 
 SCORERS = ("student", "distilled-student", "memory-scores")
 
