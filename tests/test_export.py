@@ -48,6 +48,37 @@ def test_preprocessing_is_pillow_s(height: int, width: int, seed: int) -> None:
     assert levels.max() < (2.01 if tall else 0.01)
 
 
+class Resized(torch.nn.Module):
+    """The preprocessing alone, as a network."""
+
+    how = Preprocessing(40, 32)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return preprocess(image, self.how)
+
+
+def test_onnxruntime_and_openvino_resize_as_pillow_to_the_bit(tmp_path: Path) -> None:
+    needed("onnx")
+    needed("openvino")
+    import onnxruntime
+    import openvino
+
+    height, width = torch.export.Dim("height", min=2), torch.export.Dim("width", min=2)
+    example = torch.zeros((1, 53, 66, 3), dtype=torch.uint8)
+    traced = torch.export.export(Resized(), (example,), dynamic_shapes={"image": {1: height, 2: width}}, strict=False)
+    program: Any = torch.onnx.export(traced, dynamo=True, input_names=["image"], output_names=["x"], verbose=False)
+    program.save(tmp_path / "resized.onnx", external_data=False)
+    session = onnxruntime.InferenceSession(tmp_path / "resized.onnx", providers=["CPUExecutionProvider"])
+    model = openvino.Core().compile_model(tmp_path / "resized.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    # Ratios like 4 : 7 and 5 : 7 put one value in ten halfway between two levels.
+    for size in ((40, 40), (70, 70), (56, 56), (23, 71), (300, 300), (640, 1000)):
+        image = np.random.default_rng(size[1]).integers(0, 256, (*size, 3), dtype=np.uint8)
+        expected = normalise(resize_and_crop(image, Resized.how), Resized.how)
+        for found in (session.run(None, {"image": image[None]})[0][0], np.asarray(model(image[None])["x"])[0]):
+            levels = np.abs(found - expected) * np.array(Resized.how.std, dtype=np.float32)[:, None, None] * 255
+            assert levels.max() < 0.01, size
+
+
 def exact_calibration(run: Path, name: str, rate: float) -> dict[str, Any]:
     """A class's calibration in float32, image by image: the slow way."""
     exact = FinishedRun(run, precision="fp32")
