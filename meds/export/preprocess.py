@@ -6,6 +6,8 @@ numbers here are whole and below 2 ** 24, which float32 holds exactly in any ord
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,7 @@ def resize_weights(source: int, target: int) -> Tensor:
     target pixel's centre, as wide as two target pixels where the image shrinks, exact while
     2 * source ** 2 / target < 2 ** 23: up to 30 000 pixels for a target of 224.
     """
-    larger = torch.sym_max(source, target)
+    larger: Any = torch.sym_max(source, target)
     near = 2 * ((larger + target - 1) // target) + 3
     rows = torch.arange(target)[:, None]
     # One pixel more than the triangle on each side: this floor need not be exact.
