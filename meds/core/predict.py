@@ -23,6 +23,8 @@ from meds.core.thresholds import ClassThreshold, Thresholds, TrainingScores
 
 Image = npt.NDArray[np.uint8]
 BATCH = 8
+# A threshold is the score of an image, which another number of images in a batch moves in its last digits.
+ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Prediction:
 
     @property
     def anomalous(self) -> bool:
-        """Whether the score lies above the threshold."""
-        return self.score > self.threshold
+        """Whether the score lies above the threshold by more than rounding."""
+        return self.score - self.threshold > ROUNDING * abs(self.threshold)
 
 
 class AnyPredictor(Protocol):
