@@ -6,8 +6,9 @@ import os
 import re
 import resource
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -69,6 +70,23 @@ class Runtime:
         finally:
             # A thread's setting is also the one that threads made later begin with.
             torch.set_num_threads(self.threads)
+
+    def in_advance(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """The results of `work`, in order: on an accelerator the next one is made while the caller uses the last.
+
+        On a processor both would take the same cores, so one follows the other.
+        """
+        if self.device.type == "cpu":
+            yield from map(work, items)
+            return
+        with ThreadPoolExecutor(1) as pool:
+            waiting = deque[Future[Result]]()
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > 1:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
     def describe(self) -> str:
         """A short text such as "cpu (2 threads, bf16)"."""
