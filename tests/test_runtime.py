@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from meds.core.runtime import Runtime
+from meds.core.runtime import Precision, Runtime, described_precision
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -46,6 +46,14 @@ def test_an_error_of_one_item_is_raised_and_the_threads_are_restored() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_description_tells_the_precision(precision: Precision) -> None:
+    before = torch.get_num_threads()
+    assert described_precision(Runtime("cpu", precision, before).describe()) == precision
+    assert described_precision("cuda:0 (bf16)") == "bf16"
+    assert described_precision("unknown") is None
 
 
 @pytest.mark.parametrize(("device", "made"), [("cpu", [1, 2, 3, 4]), ("cuda", [2, 3, 4, 4])])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import time
 from collections import deque
@@ -91,6 +92,12 @@ class Runtime:
         """A short text such as "cpu (2 threads, bf16)"."""
         detail = f"{self.threads} threads, " if self.device.type == "cpu" else ""
         return f"{self.device} ({detail}{self.precision})"
+
+
+def described_precision(description: str) -> Precision | None:
+    """The precision that `Runtime.describe` told of, None if the text tells of none."""
+    found = re.search(r"\b(fp32|bf16)\)$", description)
+    return found[1] if found else None  # type: ignore[return-value]
 
 
 def resolve_device(name: str) -> torch.device:

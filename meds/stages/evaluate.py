@@ -19,10 +19,11 @@ from meds.core.model import EvaluationDefaults
 from meds.core.partitions import StudentScorer
 from meds.core.stage import ProgressBar, Stage, StageContext
 from meds.core.student import Student
+from meds.core.thresholds import Booleans, TrainingScores, class_thresholds
 from meds.core.timing import probes, seconds_of
 from meds.stages.image_scores import ImageScores
 from meds.stages.options import EvaluateOptions
-from meds.stages.thresholds import Booleans, TrainingScores, class_thresholds, last_selection, not_trained_on
+from meds.stages.thresholds import last_selection, not_trained_on
 
 SCORERS = ("student", "distilled-student", "memory-scores")
 
