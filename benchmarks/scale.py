@@ -164,8 +164,9 @@ def on_accelerator(counted: dict[str, float], gpu: Accelerator, read: float, dec
         "encode": max(counted["encoder_operations"] / (gpu.encoder * rate), decode / HOST_CORES),
         "read": read,
         "pair": product / (gpu.search * rate) + traffic + 5 * gpu.launch_seconds * blocks,
-        "score": counted["forward_operations"] / (gpu.training * rate) + read,
-        "step": BATCH * (counted["step_operations"] / (gpu.training * rate) + read),
+        # The next batch is read while the device computes; the slower one counts.
+        "score": max(counted["forward_operations"] / (gpu.training * rate), read),
+        "step": BATCH * max(counted["step_operations"] / (gpu.training * rate), read),
     }
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from stage_cases import make_context, stored
 from torch import Tensor
 
 from meds.core.partitions import partitions_of
+from meds.core.runtime import Runtime
 from meds.core.scoring import score_map
 from meds.core.seeds import derive_seed
 from meds.core.stage import StageContext
@@ -130,3 +133,15 @@ def test_separate_students_learn_from_their_own_class_alone(tmp_path: Path) -> N
     same, other = ([torch.equal(students[0][i][k], students[1][i][k]) for k in students[0][i]] for i in range(2))
     assert all(same)
     assert not any(other)
+
+
+def test_reading_a_batch_ahead_as_on_an_accelerator_changes_no_bit(tmp_path: Path) -> None:
+    accelerator = SimpleNamespace(device=torch.device("cuda"))
+    states = []
+    for ahead in (False, True):
+        context, _ = made(tmp_path)
+        if ahead:
+            context.runtime.in_advance = partial(Runtime.in_advance, accelerator)
+        distill(iterations=7, batch_size=5).run(context)
+        states.append(load_file(tmp_path / "output" / "student.safetensors"))
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

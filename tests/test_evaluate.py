@@ -12,8 +12,11 @@ from hvq_cases import HVQ, SMALL
 from stage_cases import make_context
 
 from meds.core.model import EvaluationDefaults
+from meds.core.partitions import StudentScorer
+from meds.core.stage import SilentReporter
 from meds.plugins.students.hvq import HVQOptions
 from meds.stages.evaluate import Evaluate
+from meds.stages.image_scores import ImageScores
 from meds.stages.options import EvaluateOptions
 
 GIVEN: dict[str, Any] = {
@@ -40,3 +43,22 @@ def test_an_option_changes_what_it_names_and_nothing_else(tmp_path: Path, name: 
     different = {f.name for f in fields(changed) if getattr(changed, f.name) != getattr(published, f.name)}
     assert different == {name}
     assert getattr(changed, name) == GIVEN[name]
+
+
+def test_scores_lie_in_the_order_of_the_images_whatever_order_they_are_scored_in(tmp_path: Path) -> None:
+    context = make_context([torch.randn(7, 6, 4, 4)], ["a"] * 7, tmp_path)
+    students = [context.new_student("all").eval()]
+    scorer = StudentScorer(context, students, "cosine", own_maps=True)
+    how = EvaluationDefaults(map_size=8, smoothing="none")
+    at_once = ImageScores(context, scorer, context.data.train, how, batch_size=7)
+    in_parts = ImageScores(context, scorer, context.data.train, how, batch_size=2)
+    with SilentReporter().bar("", 7) as bar, torch.inference_mode():
+        maps = at_once.score(range(7), bar, keep=range(7))
+        last, first = in_parts.score([6, 3, 4], bar, keep=[3, 6]), in_parts.score([0, 1, 2, 5], bar)
+    assert maps.shape == (7, 8, 8)
+    assert first.shape == (0, 8, 8)
+    torch.testing.assert_close(last, maps[[6, 3]])
+    for name in ("images", "ranking", "peaks", "middles", "patches"):
+        torch.testing.assert_close(getattr(in_parts, name), getattr(at_once, name))
+    torch.testing.assert_close(at_once.peaks, maps.amax(dim=(1, 2)))
+    assert at_once.patches.dtype == torch.float16

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from meds.core.backbone import Preprocessing, normalise
+from meds.core.calibration import calibrate
 from meds.core.finished_run import FinishedRun
 from meds.core.images import resize_and_crop
-from meds.core.predict import Predictor
-from meds.core.runtime import Runtime
+from meds.core.predict import Prediction, Predictor
+from meds.core.stage import SilentReporter
 from meds.export import check
+from meds.export.calibration import file_calibration
 from meds.export.exported import open_exported
 from meds.export.formats import SUFFIXES
 from meds.export.preprocess import preprocess
@@ -46,21 +48,122 @@ def test_preprocessing_is_pillow_s(height: int, width: int, seed: int) -> None:
     assert levels.max() < (2.01 if tall else 0.01)
 
 
-@pytest.mark.parametrize("kind", ["torch", "onnx", "openvino"])
-def test_a_file_of_a_run_in_bf16_computes_in_float32(
-    finished: Any, tiny_spec: dict[str, Any], meds: Callable[..., Finished], kind: str
+class Resized(torch.nn.Module):
+    """The preprocessing alone, as a network."""
+
+    how = Preprocessing(40, 32)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return preprocess(image, self.how)
+
+
+def test_onnxruntime_and_openvino_resize_as_pillow_to_the_bit(tmp_path: Path) -> None:
+    needed("onnx")
+    needed("openvino")
+    import onnxruntime
+    import openvino
+
+    height, width = torch.export.Dim("height", min=2), torch.export.Dim("width", min=2)
+    example = torch.zeros((1, 53, 66, 3), dtype=torch.uint8)
+    traced = torch.export.export(Resized(), (example,), dynamic_shapes={"image": {1: height, 2: width}}, strict=False)
+    program: Any = torch.onnx.export(traced, dynamo=True, input_names=["image"], output_names=["x"], verbose=False)
+    program.save(tmp_path / "resized.onnx", external_data=False)
+    session = onnxruntime.InferenceSession(tmp_path / "resized.onnx", providers=["CPUExecutionProvider"])
+    model = openvino.Core().compile_model(tmp_path / "resized.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    # Ratios like 4 : 7 and 5 : 7 put one value in ten halfway between two levels.
+    for size in ((40, 40), (70, 70), (56, 56), (23, 71), (300, 300), (640, 1000)):
+        image = np.random.default_rng(size[1]).integers(0, 256, (*size, 3), dtype=np.uint8)
+        expected = normalise(resize_and_crop(image, Resized.how), Resized.how)
+        for found in (session.run(None, {"image": image[None]})[0][0], np.asarray(model(image[None])["x"])[0]):
+            levels = np.abs(found - expected) * np.array(Resized.how.std, dtype=np.float32)[:, None, None] * 255
+            assert levels.max() < 0.01, size
+
+
+def exact_calibration(run: Path, name: str, rate: float) -> dict[str, Any]:
+    """A class's calibration in float32, image by image: the slow way."""
+    exact = FinishedRun(run, precision="fp32")
+    predictor, row = Predictor(exact), exact.metrics["calibration"][name]
+    selected, unseen = exact.evaluation.info["selected"], exact.evaluation.tensors("scores")["unseen"].tolist()
+    scores, peaks, middles = [], [], []
+    for sample, chosen, fresh in zip(exact.data.train, selected, unseen, strict=True):
+        if sample.record.class_name == name and chosen and (fresh or not row["held_out"]):
+            found = predictor.predict([exact.pipeline.dataset.read_image(sample.record)], [name])[0]
+            scores.append(found.score)
+            peaks.append(found.map.max())
+            middles.append(np.sort(found.map.ravel())[(found.map.size - 1) // 2])
+    score, pixel = (calibrate(np.array(values), rate, row["held_out"]).threshold for values in (scores, peaks))
+    low = min(float(np.median(middles)), pixel)
+    return {"scores": scores, "threshold": score, "pixel": pixel, "heatmap": (low, 2 * pixel - low)}
+
+
+@pytest.mark.parametrize(("kind", "train"), [("torch", 30), ("onnx", 8), ("openvino", 8)])
+def test_the_file_of_a_run_in_bf16_is_the_run_in_float32(
+    project: Any, tiny_spec: dict[str, Any], meds: Callable[..., Finished], kind: str, train: int
 ) -> None:
     needed(kind)
-    finished.run_well(spec=tiny_spec | {"precision": "bf16"})
-    run, path = finished.runs / "tiny", finished.root / f"d{SUFFIXES[kind]}"
-    done = meds("export", run, "--format", kind, "--class", "weave", "--output", path, "--tolerance", "0.2")
-    assert "8 images: scores differ by at most" in done.said, done.said
-    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    exact = FinishedRun(run)
-    exact.pipeline.runtime = Runtime("cpu", "fp32", 1)
-    own = Predictor(exact).predict([image], ["weave"])[0]
-    if path.exists():
-        assert open_exported(path).predict([image], ["weave"])[0].score == pytest.approx(own.score, rel=5e-3)
+    tiny_spec["dataset"] |= {"train": train}
+    project.run_well(spec=tiny_spec | {"precision": "bf16"})
+    run, path = project.runs / "tiny", project.root / f"d{SUFFIXES[kind]}"
+    done = meds("export", run, "--format", kind, "--class", "weave", "--output", path)
+    assert done.code == 0, done.said
+    assert "The run itself computes in bf16, the file in float32, so the file has a threshold of its own" in done.said
+    assert "of 8 decisions differ." in done.said or train > 8
+
+    exported, own = open_exported(path), FinishedRun(run)
+    assert own.metrics["calibration"]["weave"]["held_out"] == (train > 20)
+    row, wanted = exported.thresholds.classes["weave"], exact_calibration(run, "weave", 0.01)
+    np.testing.assert_allclose(row.images, wanted["scores"], rtol=1e-5)
+    assert row.image == pytest.approx(wanted["threshold"], rel=1e-5)
+    assert row.pixel == pytest.approx(wanted["pixel"], rel=1e-5)
+    assert row.heatmap == pytest.approx(wanted["heatmap"], rel=1e-5)
+    assert row.image != own.metrics["calibration"]["weave"]["threshold"]
+
+    picture = project.root / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(picture)
+    done = meds("predict", path, picture, "--output", project.root / "out", "--false-alarm-rate", "0.5")
+    assert done.code == 0, done.err
+    (told,) = csv.DictReader((project.root / "out" / "predictions.csv").open())
+    assert float(told["threshold"]) == pytest.approx(exact_calibration(run, "weave", 0.5)["threshold"], rel=1e-5)
+
+
+def test_the_images_at_either_threshold_are_not_compared(project: Any, tiny_spec: dict[str, Any]) -> None:
+    tiny_spec["dataset"] |= {"classes": ["weave"], "train": 30}
+    project.run_well(spec=tiny_spec | {"precision": "bf16"})
+    exact = FinishedRun(project.runs / "tiny", precision="fp32")
+    found = file_calibration(exact, "weave", SilentReporter())
+    stored = exact.evaluation.tensors("scores")
+    at_run = stored["train"].numpy() == np.float32(exact.metrics["calibration"]["weave"]["threshold"])
+    at_file = found.positions[found.threshold.images == found.threshold.image]
+    left_out = {exact.data.train[i].record.path for i in (*np.flatnonzero(at_run), *at_file)}
+    assert left_out
+    held = {s.record.path for s, fresh in zip(exact.data.train, stored["unseen"].tolist(), strict=True) if fresh}
+    compared = {sample.record.path for sample in check.unseen_samples(exact, "weave", 999, found)}
+    assert compared == {sample.record.path for sample in exact.data.test} | held - left_out
+
+
+def test_scores_are_shares_of_each_side_s_own_threshold() -> None:
+    class Read:
+        record = type("Record", (), {"path": "a.png"})
+
+    values = np.zeros((1, 1), dtype=np.float32)
+    found = check.difference([Read()], [Prediction(0.5, 1.0, values)], [Prediction(0.5, 0.4, values)])  # type: ignore[list-item]
+    assert found.worst.gap == pytest.approx(0.75)
+    assert found.flipped == [found.worst]
+
+
+def test_a_run_is_opened_in_its_own_precision_and_in_another(project: Any, tiny_spec: dict[str, Any]) -> None:
+    project.run_well(spec=tiny_spec | {"precision": "bf16"})
+    # `auto` may mean something else on the machine that opens the run.
+    text = project.file("spec.yaml").read_text()
+    project.file("spec.yaml").write_text(text.replace("precision: bf16", "precision: fp32"))
+    run = FinishedRun(project.runs / "tiny")
+    own = Predictor(run)
+    image = run.pipeline.dataset.read_image(run.data.test[0].record)
+    first = own.predict([image], ["weave"])[0].score
+    other = Predictor(FinishedRun(project.runs / "tiny", precision="fp32")).predict([image], ["weave"])[0].score
+    assert (run.made_in, run.pipeline.runtime.precision) == ("bf16", "bf16")
+    assert other != first
+    assert own.predict([image], ["weave"])[0].score == first
 
 
 @pytest.mark.parametrize("kind", ["torch", "onnx", "openvino"])
@@ -120,12 +223,12 @@ def test_a_file_that_disagrees_is_removed_and_both_figures_are_shown(
     finished: Any, meds: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = finished.root / "d.pt2"
-    real = check.Predictor.predict
+    real = Predictor.predict
 
     def shifted(self: Any, images: Any, classes: Any) -> Any:
         return [type(p)(p.score * 1.5, p.threshold, p.map) for p in real(self, images, classes)]
 
-    monkeypatch.setattr(check.Predictor, "predict", shifted)
+    monkeypatch.setattr(Predictor, "predict", shifted)
     done = meds("export", finished.runs / "tiny", "--format", "torch", "--class", "weave", "--output", path)
     assert done.code == 1
     assert "does not agree with the run and was removed" in done.said

@@ -15,7 +15,7 @@ from conftest import Finished
 from PIL import Image
 
 from meds.core.finished_run import FinishedRun
-from meds.core.predict import Predictor
+from meds.core.predict import Prediction, Predictor
 from meds.plugins.datasets.synthetic import SyntheticDataset
 
 
@@ -142,3 +142,11 @@ def test_mistakes(
 def test_a_folder_that_is_no_finished_run(project: Any, meds: Callable[..., Finished]) -> None:
     done = meds("predict", project.root, "x.png")
     assert (done.code, "is not a run directory" in done.said) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("score", "threshold", "anomalous"),
+    [(0.4241305, 0.42413044, False), (0.42415, 0.42413044, True), (-1.000001, -1.0, False), (0.1, 0.0, True)],
+)
+def test_rounding_makes_no_image_anomalous(score: float, threshold: float, anomalous: bool) -> None:
+    assert Prediction(score, threshold, np.zeros((1, 1), dtype=np.float32)).anomalous == anomalous

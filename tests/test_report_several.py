@@ -182,6 +182,21 @@ def test_the_curve_shows_means_and_ends() -> None:
     np.testing.assert_allclose(bar[:, 1], [70, 80])
 
 
+def test_a_difference_of_nothing_does_not_look_steep() -> None:
+    figure = Figure()
+    draw_robustness(figure, [Line("a", {0.0: [0.9], 0.1: [0.899]})], "title", "unit (%)")
+    low, high = figure.axes[0].get_ylim()
+    assert high - low == pytest.approx(5)
+    assert low < 89.9 < 90 < high
+
+
+def test_the_caption_tells_of_seeds_where_there_are_some(six: list[Path]) -> None:
+    captions = {figure.caption for figure in compare_runs([FinishedRun(path) for path in six]).figures}
+    assert captions == {"Means of 6 runs; bars from the lowest to the highest seed, set a little apart."}
+    one = compare_runs([FinishedRun(six[0]), FinishedRun(six[1])]).figures
+    assert {figure.caption for figure in one} == {"Each point is one run."}
+
+
 def test_a_dozen_lines_differ_without_their_colours() -> None:
     figure = Figure()
     draw_robustness(figure, [Line(str(i), {0.0: [0.9], 0.1: [0.8]}) for i in range(12)], "title", "unit (%)")

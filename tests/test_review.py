@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,6 +18,7 @@ from review_cases import Desk, Server, decide
 
 from meds import review
 from meds.core.decisions import read_decisions
+from meds.core.finished_run import FinishedRun
 from meds.review import pages, session
 from meds.review.ranking import Filter
 
@@ -236,13 +238,31 @@ def test_the_end_says_a_command_that_works(desk: Desk, finished: Any, meds: Call
     html = client.get("/finish").text
     command = pages.next_command(desk.review)
     path = desk.path
-    assert command == f"meds run {path}/spec.yaml --decisions {path}/decisions.csv --runs-dir {path.parent}"
+    table = f"--decisions {path}/decisions.csv --runs-dir {path.parent}"
+    assert command == f"meds run {path}/spec.yaml --set name=tiny-reviewed {table}"
     assert command in html
+    before = {file: file.read_bytes() for file in path.glob("*.*")}
     done = meds(*shlex.split(command)[1:], "--until", "memory")
     assert done.code == 0, done.err
-    paths = [row["path"] for row in finished.rows("data.csv") if row["split"] == "train"]
+    paths = [row["path"] for row in finished.rows("data.csv", "tiny-reviewed") if row["split"] == "train"]
     assert desk.review.items[0].name not in paths
     assert len(paths) == 19
+    assert {file: file.read_bytes() for file in path.glob("*.*")} == before
+
+    # The same command takes more decisions in; a run of somebody else's keeps its name.
+    assert pages.next_command(desk.review) == command
+    shutil.rmtree(path.parent / "tiny-reviewed")
+    (path.parent / "tiny-reviewed").mkdir()
+    assert pages.next_command(desk.review) == command.replace("tiny-reviewed", "tiny-reviewed-2")
+
+
+def test_a_reviewed_run_that_is_reviewed_again_is_not_written_over(desk: Desk) -> None:
+    again = desk.path.parent / "tiny-reviewed"
+    shutil.copytree(desk.path, again)
+    spec = again / "spec.yaml"
+    text = spec.read_text().replace("name: tiny\n", "name: tiny-reviewed\n")
+    spec.write_text(text.replace("decisions: null", f"decisions: {{file: {desk.table}}}"))
+    assert "--set name=tiny-reviewed-2 " in pages.next_command(session.Review(FinishedRun(again), desk.table, "ann"))
 
 
 def test_a_server_that_is_killed_has_lost_nothing(desk: Desk) -> None:

@@ -1,13 +1,14 @@
-"""Work on several items side by side: in order, each on one thread, and nothing is changed for what comes after."""
+"""Work on several items side by side, or one ahead: in order, and nothing is changed for what comes after."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 
 import pytest
 import torch
 
-from meds.core.runtime import Runtime
+from meds.core.runtime import Precision, Runtime, described_precision
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -45,3 +46,37 @@ def test_an_error_of_one_item_is_raised_and_the_threads_are_restored() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_description_tells_the_precision(precision: Precision) -> None:
+    before = torch.get_num_threads()
+    assert described_precision(Runtime("cpu", precision, before).describe()) == precision
+    assert described_precision("cuda:0 (bf16)") == "bf16"
+    assert described_precision("unknown") is None
+
+
+@pytest.mark.parametrize(("device", "made"), [("cpu", [1, 2, 3, 4]), ("cuda", [2, 3, 4, 4])])
+def test_an_accelerator_is_given_the_next_item_before_the_last_is_used(device: str, made: list[int]) -> None:
+    runtime = Runtime("cpu", "fp32", 1)
+    runtime.device = torch.device(device)
+    asked: list[int] = []
+
+    def items() -> Iterator[int]:
+        for item in range(4):
+            asked.append(item)
+            yield item
+
+    found = [(result, len(asked)) for result in runtime.in_advance(lambda item: item * item, items())]
+    assert [result for result, _ in found] == [0, 1, 4, 9]
+    assert [number for _, number in found] == made
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_an_error_of_an_item_is_raised_where_the_item_is_due(device: str) -> None:
+    runtime = Runtime("cpu", "fp32", 1)
+    runtime.device = torch.device(device)
+    results = runtime.in_advance(lambda item: 1 // item, [1, 0, 1])
+    assert next(results) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(results)

@@ -57,9 +57,9 @@ def test_the_tutorial_goes_from_a_dirty_folder_to_a_clean_one(place: Path) -> No
     defects = {digest for digest, decision in decisions.items() if decision == "defect"}
     before, after = (
         [row for row in rows(f"runs/{name}/data.csv") if row["split"] == "train"]
-        for name in ("solar-cells", "reviewed")
+        for name in ("solar-cells", "solar-cells-reviewed")
     )
     assert {row["sha256"] for row in before} - {row["sha256"] for row in after} == defects
-    for name in ("runs/solar-cells/ranking.html", "compared.html", "runs/reviewed/report.html"):
+    for name in ("runs/solar-cells/ranking.html", "compared.html", "runs/solar-cells-reviewed/report.html"):
         assert "</html>" in (place / name).read_text(encoding="utf-8")
     assert len(rows("today/predictions.csv")) == 2

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from meds.cli.console import console
+from meds.cli.console import ConsoleReporter, console
 from meds.core.errors import UserError
+
+if TYPE_CHECKING:
+    from meds.core.data import Sample
+    from meds.core.finished_run import FinishedRun
+    from meds.core.predict import Prediction
+    from meds.export.calibration import FileCalibration
 
 
 def export_run(
@@ -26,7 +32,7 @@ def export_run(
     """
     from meds.core.finished_run import FinishedRun
     from meds.export import check, formats
-    from meds.export.exported import open_exported
+    from meds.export.calibration import file_calibration
     from meds.export.metadata import describe
     from meds.export.network import DetectorNetwork
 
@@ -36,28 +42,64 @@ def export_run(
     path = output or check.default_path(finished, chosen, formats.SUFFIXES[kind])
     if path.suffix != formats.SUFFIXES[kind]:
         raise UserError(f"--output {path}: a file of the format {kind} ends in {formats.SUFFIXES[kind]}.")
-    formats.write(DetectorNetwork(finished, chosen), kind, path, describe(finished, chosen).text)
-    samples = check.unseen_samples(finished, chosen, images)
-    own = FinishedRun(run)
+    network, exact = DetectorNetwork(finished, chosen), FinishedRun(run, precision="fp32")
+    calibration = file_calibration(exact, chosen, ConsoleReporter())
+    formats.write(network, kind, path, describe(exact, chosen, calibration).text)
+    samples = check.unseen_samples(exact, chosen, images, calibration)
     try:
-        # Opened anew: the network has taken the encoder and student of the other one to float32.
-        found = check.compare(own, open_exported(path), chosen, samples)
+        agrees = _check(exact, path, chosen, calibration, samples, tolerance)
     except BaseException:
         _remove(path)
         raise
+    if not agrees:
+        _remove(path)
+        raise typer.Exit(1)
+    console.print(f"Written to {path}.", soft_wrap=True, markup=False)
+
+
+def _check(
+    exact: FinishedRun, path: Path, chosen: str, calibration: FileCalibration, samples: list[Sample], tolerance: float
+) -> bool:
+    """Compare the file with the run in float32, and tell of it; a run in another precision is told of only."""
+    from meds.core.predict import Predictor
+    from meds.core.thresholds import Thresholds
+    from meds.export import check
+    from meds.export.exported import open_exported
+
+    own = Predictor(exact)
+    own.thresholds = Thresholds({chosen: calibration.threshold})
+    of_file = check.predictions(open_exported(path), exact, chosen, samples)
+    found = check.difference(samples, check.predictions(own, exact, chosen, samples), of_file)
+    agrees = found.worst.gap <= tolerance and not found.flipped
     figures = (
         f"{found.images} images: scores differ by at most {found.worst.gap:.2g} of the threshold "
         f"(allowed: {tolerance:g}), {len(found.flipped)} decisions differ. Largest difference: {found.worst}."
     )
-    if found.worst.gap > tolerance or found.flipped:
-        _remove(path)
+    if agrees:
+        told = [f"Checked on {figures}"]
+    else:
         told = [f"The exported detector does not agree with the run and was removed. {figures}"]
         told += [f"Another decision: {image}." for image in found.flipped[:3]]
-        if own.pipeline.runtime.precision != "fp32":
-            told.append("The run computes in bf16, the file in float32: run the spec with `--set precision=fp32`.")
-        console.print("\n".join(told), soft_wrap=True, markup=False)
-        raise typer.Exit(1)
-    console.print(f"Checked on {figures}\nWritten to {path}.", soft_wrap=True, markup=False)
+    if exact.made_in != "fp32":
+        told.append(_told_of_precision(exact.path, chosen, samples, of_file))
+    console.print("\n".join(told), soft_wrap=True, markup=False)
+    return agrees
+
+
+def _told_of_precision(run: Path, chosen: str, samples: list[Sample], of_file: list[Prediction]) -> str:
+    from meds.core.finished_run import FinishedRun
+    from meds.core.predict import Predictor
+    from meds.export import check
+
+    as_run = FinishedRun(run)
+    own = check.predictions(Predictor(as_run), as_run, chosen, samples)
+    found = check.difference(samples, own, of_file)
+    return (
+        f"The run itself computes in {as_run.pipeline.runtime.precision}, the file in float32, so the file has a "
+        f"threshold of its own, {of_file[0].threshold:.6g} (the run's: {own[0].threshold:.6g}). As shares of these "
+        f"thresholds, scores differ by at most {found.worst.gap:.2g}, and {len(found.flipped)} of {found.images} "
+        "decisions differ."
+    )
 
 
 def _remove(path: Path) -> None:

@@ -93,7 +93,7 @@ def _sizes(layout: Layout) -> str:
     readable = [size for size in layout.sizes if size != "unreadable"]
     if not readable:
         return "None of the first images can be read."
-    more = f" and {len(readable) - 3} more sizes" if len(readable) > 3 else ""
+    more = f" and {len(readable) - 3} more" if len(readable) > 3 else ""
     text = f"Image sizes: {', '.join(readable[:3])}{more}; the encoder sees them as squares."
     return text + (" Some cannot be read; they are left out and listed." if "unreadable" in layout.sizes else "")
 

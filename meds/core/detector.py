@@ -48,10 +48,11 @@ class TrainingFeatures:
     def batches(self, size: int = 16, title: str = "features") -> Iterator[tuple[list[int], list[Tensor]]]:
         """All images once in their order: positions and features; shows progress."""
         with self.bar(title, len(self)) as bar:
-            for start in range(0, len(self), size):
-                positions = list(range(start, min(start + size, len(self))))
-                yield positions, self.read(positions)
-                bar.advance(len(positions))
+            positions = [list(range(start, min(start + size, len(self)))) for start in range(0, len(self), size)]
+            batches = self._context.read_batches([self._samples[i] for i in rows] for rows in positions)
+            for rows, (_, features) in zip(positions, batches, strict=True):
+                yield rows, features
+                bar.advance(len(rows))
 
     def images(self, positions: Sequence[int]) -> Tensor:
         """The images at these positions, resized and cut for the encoder but not normalised, uint8 [n, S, S, 3].

@@ -13,6 +13,7 @@ from meds.core.model import EvaluationDefaults
 from meds.core.pipeline import Pipeline
 from meds.core.registry import Registry, registry
 from meds.core.run_directory import POINTER, RunDirectory, read_json, read_table
+from meds.core.runtime import Precision, described_precision
 from meds.core.spec import Block, Spec, load_spec
 from meds.core.stage import Scorer, Stage, StageContext
 from meds.core.store import Artifact
@@ -21,13 +22,15 @@ from meds.core.store import Artifact
 class FinishedRun:
     """A run directory whose evaluation is done. Nothing here writes, and no image is scanned.
 
+    It computes in the precision that it was made in, whatever `auto` means on this machine, or in `precision`.
+
     Raises:
         UserError: the folder is no run directory, the run is not finished, or its artifacts are gone.
     """
 
-    def __init__(self, path: Path, found: Registry | None = None) -> None:
+    def __init__(self, path: Path, found: Registry | None = None, precision: Precision | None = None) -> None:
         self.path = path
-        self._registry = found or registry()
+        self._registry, self._precision = found or registry(), precision
         self.state = RunDirectory(path).read_state()
         if not (path / "metrics.json").is_file():
             raise UserError(
@@ -57,7 +60,13 @@ class FinishedRun:
     @cached_property
     def pipeline(self) -> Pipeline:
         """The spec's parts, in the home that the run was made in."""
-        return Pipeline(self.spec, self._registry, Path(self.state["home"]), self.data)
+        precision = self._precision or self.made_in
+        return Pipeline(self.spec, self._registry, Path(self.state["home"]), self.data, precision)
+
+    @property
+    def made_in(self) -> Precision | None:
+        """The precision that the run was computed in, and with it its thresholds; None if it is not known."""
+        return described_precision(self.state["device"])
 
     def table(self, name: str) -> list[dict[str, str]]:
         """The rows of a table of the run directory, such as ranking.csv; none if it was not written."""

@@ -16,7 +16,7 @@ from meds.core.home import cache_limit_bytes, meds_home
 from meds.core.model import Model
 from meds.core.plan import PlannedStage, layers_read, plan_stages
 from meds.core.registry import OWN_DISTRIBUTION, Registry
-from meds.core.runtime import Runtime
+from meds.core.runtime import Precision, Runtime
 from meds.core.spec import Spec
 from meds.core.store import Store
 
@@ -24,18 +24,26 @@ from meds.core.store import Store
 class Pipeline:
     """The parts of a spec, each made when first asked for.
 
-    `data` are the images where they are known already, so that nothing is scanned.
+    `data` are the images where they are known already, so that nothing is scanned; `precision` stands before the
+    spec's.
     """
 
-    def __init__(self, spec: Spec, registry: Registry, home: Path | None = None, data: RunData | None = None) -> None:
-        self.spec, self.registry, self._data = spec, registry, data
+    def __init__(
+        self,
+        spec: Spec,
+        registry: Registry,
+        home: Path | None = None,
+        data: RunData | None = None,
+        precision: Precision | None = None,
+    ) -> None:
+        self.spec, self.registry, self._data, self._precision = spec, registry, data, precision
         self.home = home or meds_home()
         self.store = Store(self.home)
 
     @cached_property
     def runtime(self) -> Runtime:
         """Device and precision."""
-        return Runtime(self.spec.device, self.spec.precision, self.spec.threads)
+        return Runtime(self.spec.device, self._precision or self.spec.precision, self.spec.threads)
 
     @cached_property
     def dataset(self) -> Dataset[Any]:

@@ -17,9 +17,14 @@ from meds.core.data import class_indices
 from meds.core.extract import encode, encoder_input
 from meds.core.feature_cache import as_cached
 from meds.core.finished_run import FinishedRun
-from meds.core.thresholds import ClassThreshold, Thresholds
+from meds.core.model import Scores
+from meds.core.stage import ProgressBar
+from meds.core.thresholds import ClassThreshold, Thresholds, TrainingScores
 
 Image = npt.NDArray[np.uint8]
+BATCH = 8
+# A threshold is the score of an image, which another number of images in a batch moves in its last digits.
+ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,8 @@ class Prediction:
 
     @property
     def anomalous(self) -> bool:
-        """Whether the score lies above the threshold."""
-        return self.score > self.threshold
+        """Whether the score lies above the threshold by more than rounding."""
+        return self.score - self.threshold > ROUNDING * abs(self.threshold)
 
 
 class AnyPredictor(Protocol):
@@ -70,6 +75,33 @@ class Predictor:
             for score, values, name in zip(scores, smoothed, classes, strict=True)
         ]
 
+    def training_scores(self, positions: Sequence[int], bar: ProgressBar) -> TrainingScores:
+        """Scores of training images of the run as an evaluation takes them, computed anew from the files.
+
+        Raises:
+            DataError: an image is no longer there.
+        """
+        data, dataset = self._pipeline.data, self._pipeline.dataset
+        known, images, peaks, middles = self._scorer.training_scores(), [], [], []
+        for start in range(0, len(positions), BATCH):
+            rows = list(positions[start : start + BATCH])
+            if known is None:
+                read = [dataset.read_image(data.train[i].record) for i in rows]
+                scores, maps = self._scores(read, torch.tensor([data.train[i].class_index for i in rows]))
+            else:
+                own = None if known.images is None else known.images[rows]
+                scores, maps = self._image_scores(Scores([values[rows] for values in known.maps], own))
+            images.append(scores)
+            peaks.append(maps.flatten(1).amax(dim=1))
+            middles.append(maps.flatten(1).median(dim=1).values)
+            bar.advance(len(rows))
+        return TrainingScores(
+            images=torch.cat(images).numpy(),
+            peaks=torch.cat(peaks).numpy(),
+            middles=torch.cat(middles).numpy(),
+            classes=class_indices([data.train[i] for i in positions]),
+        )
+
     def _scores(self, images: Sequence[Image], classes: Tensor) -> tuple[Tensor, Tensor]:
         pipeline = self._pipeline
         batch = torch.stack([encoder_input(image, self.preprocessing) for image in images])
@@ -77,22 +109,28 @@ class Predictor:
         # The feature cache keeps half precision; going the same way gives the same scores to the bit.
         kept = [pipeline.runtime.put(as_cached(values).float()) for values in features]
         with torch.inference_mode():
-            found = self._scorer.scores(kept, pipeline.runtime.put(classes))
-            smoothed = scoring.smooth(scoring.pixel_map(found.maps, self.settings), self.settings)
-            return scoring.model_scores(found, smoothed, self.settings).cpu(), smoothed.float().cpu()
+            return self._image_scores(self._scorer.scores(kept, pipeline.runtime.put(classes)))
+
+    def _image_scores(self, found: Scores) -> tuple[Tensor, Tensor]:
+        smoothed = scoring.smooth(scoring.pixel_map(found.maps, self.settings), self.settings)
+        return scoring.model_scores(found, smoothed, self.settings).cpu(), smoothed.float().cpu()
+
+
+def calibration_images(run: FinishedRun, class_name: str) -> npt.NDArray[np.intp]:
+    """Where the training images are that set a class's thresholds: selected and, if there are such, not trained on."""
+    chosen = class_indices(run.data.train) == run.data.class_names.index(class_name)
+    chosen &= np.array(run.evaluation.info["selected"], dtype=bool)
+    if run.metrics["calibration"][class_name]["held_out"]:
+        chosen &= run.evaluation.tensors("scores")["unseen"].bool().numpy()
+    return np.flatnonzero(chosen)
 
 
 def run_thresholds(run: FinishedRun) -> Thresholds:
     """The thresholds of a finished run, with the scores of the training images that they come from."""
     scores = {name: values.numpy() for name, values in run.evaluation.tensors("scores").items()}
-    selected = np.array(run.evaluation.info["selected"], dtype=bool)
-    indices = class_indices(run.data.train)
     found = {}
-    for index, name in enumerate(run.data.class_names):
-        row = run.metrics["calibration"][name]
-        chosen = (indices == index) & selected
-        if row["held_out"]:
-            chosen &= scores["unseen"].astype(bool)
+    for name in run.data.class_names:
+        row, chosen = run.metrics["calibration"][name], calibration_images(run, name)
         low, high = row["heatmap"]
         found[name] = ClassThreshold(
             image=row["threshold"],

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -69,10 +71,33 @@ class Runtime:
             # A thread's setting is also the one that threads made later begin with.
             torch.set_num_threads(self.threads)
 
+    def in_advance(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """The results of `work`, in order: on an accelerator the next one is made while the caller uses the last.
+
+        On a processor both would take the same cores, so one follows the other.
+        """
+        if self.device.type == "cpu":
+            yield from map(work, items)
+            return
+        with ThreadPoolExecutor(1) as pool:
+            waiting = deque[Future[Result]]()
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > 1:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
     def describe(self) -> str:
         """A short text such as "cpu (2 threads, bf16)"."""
         detail = f"{self.threads} threads, " if self.device.type == "cpu" else ""
         return f"{self.device} ({detail}{self.precision})"
+
+
+def described_precision(description: str) -> Precision | None:
+    """The precision that `Runtime.describe` told of, None if the text tells of none."""
+    found = re.search(r"\b(fp32|bf16)\)$", description)
+    return found[1] if found else None  # type: ignore[return-value]
 
 
 def resolve_device(name: str) -> torch.device:

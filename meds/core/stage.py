@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -142,6 +142,16 @@ class StageContext:
         digests = [sample.digest for sample in samples]
         names = self.student_layers() if layers is None else layers
         return [self.runtime.put(self.features.read(digests, name)).float() for name in names]
+
+    def read_batches(
+        self, batches: Iterable[Sequence[Sample]], layers: Sequence[str] | None = None
+    ) -> Iterator[tuple[Sequence[Sample], list[Tensor]]]:
+        """Each batch with its features, see `read_features`; on an accelerator they are read one batch ahead."""
+
+        def read(batch: Sequence[Sample]) -> tuple[Sequence[Sample], list[Tensor]]:
+            return batch, self.read_features(batch, layers)
+
+        return self.runtime.in_advance(read, batches)
 
     def class_tensor(self, samples: Sequence[Sample]) -> Tensor:
         """Class indices of the samples on the device, int64 [n]; see `within`."""

@@ -1,17 +1,29 @@
-"""The thresholds of a detector by class, and how they are chosen again."""
+"""The thresholds of a detector by class: how they are chosen, and chosen again."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from meds.core.calibration import calibrate
+from meds.core.calibration import Calibration, calibrate
 from meds.core.errors import UserError
 
+Booleans = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TrainingScores:
+    """Of training images, each [n]: image score, largest and median value of its smoothed map, and class index."""
+
+    images: npt.NDArray[Any]
+    peaks: npt.NDArray[Any]
+    middles: npt.NDArray[Any]
+    classes: npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -51,3 +63,22 @@ class Thresholds:
         for name, row in self.classes.items():
             self.image[name] = calibrate(row.images, rate, row.held_out).threshold
             self.pixel[name] = calibrate(row.peaks, rate, row.held_out).threshold
+
+
+def class_thresholds(
+    scores: TrainingScores, index: int, selected: Booleans, unseen: Booleans, rate: float
+) -> dict[str, Any]:
+    """The calibration of one class as plain data.
+
+    `Calibration`'s fields, `pixel_threshold` (the same for the largest value of a map, so that a normal image has a
+    pixel above it as rarely as it has a score above the threshold) and `heatmap`: the two ends of the colour scale,
+    with the pixel threshold in its middle.
+    """
+    members = scores.classes == index
+    usable = members & selected & unseen
+    held_out = bool(usable.any())
+    chosen = usable if held_out else members & selected
+    image: Calibration = calibrate(scores.images[chosen], rate, held_out)
+    pixel = calibrate(scores.peaks[chosen], rate, held_out).threshold
+    low = min(float(np.median(scores.middles[chosen])), pixel)
+    return {**image.as_dict(), "pixel_threshold": pixel, "heatmap": [low, low + 2 * max(pixel - low, 1e-12)]}

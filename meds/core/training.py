@@ -149,35 +149,48 @@ def train(
     with context.reporter.bar(title, length.iterations) as bar:
         bar.advance(iteration)
         while iteration < length.iterations:
-            progress = Progress(iteration, length.iterations)
             if batch >= len(batches):
                 epoch, batch = epoch + 1, 0
-                order = list(plan.begin(epoch, progress, student))
+                order = list(plan.begin(epoch, Progress(iteration, length.iterations), student))
                 batches = batches_of(order, length)
                 student.train()
-            for group in optimiser.param_groups:
-                group["lr"] = defaults.learning_rate(iteration, length.iterations)
-            chosen = [samples[i] for i in batches[batch]]
-            features = context.read_features(chosen)
-            loss = objective(student, features, batches[batch], context.class_tensor(chosen), progress)
-            _step(loss, optimiser, parameters, defaults.clip_norm, title, iteration)
-            iteration, batch = iteration + 1, batch + 1
-            value = loss.item()
-            bar.advance(1, note=f"loss {value:.4f}")
-            if iteration % TOLD_ITERATIONS == 0 or iteration == length.iterations:
-                context.emit(
-                    "iteration",
-                    stage=context.name,
-                    training=title,
-                    iteration=iteration,
-                    iterations=length.iterations,
-                    loss=value,
-                    learning_rate=optimiser.param_groups[0]["lr"],
-                )
-            if checkpoints.due() and iteration < length.iterations:
-                position = torch.tensor([iteration, epoch, batch])
-                checkpoints.save(iteration, _state(student, optimiser, plan, position, order))
+            left = batches[batch : batch + length.iterations - iteration]
+            reading = context.read_batches([samples[i] for i in positions] for positions in left)
+            for positions, (chosen, features) in zip(left, reading, strict=True):
+                for group in optimiser.param_groups:
+                    group["lr"] = defaults.learning_rate(iteration, length.iterations)
+                progress = Progress(iteration, length.iterations)
+                loss = objective(student, features, positions, context.class_tensor(chosen), progress)
+                _step(loss, optimiser, parameters, defaults.clip_norm, title, iteration)
+                iteration, batch = iteration + 1, batch + 1
+                value = loss.item()
+                bar.advance(1, note=f"loss {value:.4f}")
+                _tell(context, title, iteration, length, value, optimiser)
+                if checkpoints.due() and iteration < length.iterations:
+                    position = torch.tensor([iteration, epoch, batch])
+                    checkpoints.save(iteration, _state(student, optimiser, plan, position, order))
     student.eval()
+
+
+def _tell(
+    context: StageContext,
+    title: str,
+    iteration: int,
+    length: TrainingLength,
+    loss: float,
+    optimiser: torch.optim.Optimizer,
+) -> None:
+    """The event of every tenth iteration and of the last."""
+    if iteration % TOLD_ITERATIONS == 0 or iteration == length.iterations:
+        context.emit(
+            "iteration",
+            stage=context.name,
+            training=title,
+            iteration=iteration,
+            iterations=length.iterations,
+            loss=loss,
+            learning_rate=optimiser.param_groups[0]["lr"],
+        )
 
 
 def _step(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,14 +10,13 @@ import numpy as np
 
 from meds.core.data import Sample
 from meds.core.finished_run import FinishedRun
-from meds.core.predict import AnyPredictor, Predictor
-
-BATCH = 8
+from meds.core.predict import BATCH, AnyPredictor, Prediction
+from meds.export.calibration import FileCalibration
 
 
 @dataclass(frozen=True)
 class Compared:
-    """An image with the run's and the file's score; `gap` is their difference as a share of the threshold."""
+    """An image with the run's and the file's score; `gap` is how far they are apart as shares of their thresholds."""
 
     path: str
     run_score: float
@@ -36,14 +36,16 @@ class Difference:
     flipped: list[Compared]
 
 
-def unseen_samples(run: FinishedRun, class_name: str, count: int) -> list[Sample]:
+def unseen_samples(run: FinishedRun, class_name: str, count: int, calibration: FileCalibration) -> list[Sample]:
     """Test images of the class and training images that were held out, spread evenly over their order.
 
-    Without the image whose score is the threshold: the last digit of that score would decide.
+    Without the images whose scores are the run's threshold and the file's: the last digit of these would decide.
     """
     stored = run.evaluation.tensors("scores")
     threshold = run.metrics["calibration"][class_name]["threshold"]
     free = stored["unseen"].bool().numpy() & ~np.isclose(stored["train"].numpy(), threshold, rtol=1e-6)
+    own = calibration.threshold
+    free[calibration.positions[np.isclose(own.images, own.image, rtol=1e-6)]] = False
     held = [sample for sample, keep in zip(run.data.train, free.tolist(), strict=True) if keep]
     found = [s for s in (*run.data.test, *held) if s.record.class_name == class_name]
     found = found or [s for s in run.data.train if s.record.class_name == class_name]
@@ -51,21 +53,29 @@ def unseen_samples(run: FinishedRun, class_name: str, count: int) -> list[Sample
     return [found[i] for i in places]
 
 
-def compare(run: FinishedRun, exported: AnyPredictor, class_name: str, samples: list[Sample]) -> Difference:
-    """Score the images with both; the run in its own precision."""
-    own = Predictor(run)
-    scale = abs(own.thresholds.image[class_name]) or 1.0
-    rows: list[Compared] = []
-    flipped: list[Compared] = []
+def predictions(
+    predictor: AnyPredictor, run: FinishedRun, class_name: str, samples: Sequence[Sample]
+) -> list[Prediction]:
+    """What a predictor says of images of the run, all held to be of one class."""
+    found: list[Prediction] = []
     for start in range(0, len(samples), BATCH):
-        chosen = samples[start : start + BATCH]
-        images = [run.pipeline.dataset.read_image(sample.record) for sample in chosen]
-        names = [class_name] * len(images)
-        pairs = zip(chosen, own.predict(images, names), exported.predict(images, names), strict=True)
-        for sample, a, b in pairs:
-            rows.append(Compared(sample.record.path, a.score, b.score, abs(a.score - b.score) / scale))
-            flipped += rows[-1:] if a.anomalous != b.anomalous else []
+        images = [run.pipeline.dataset.read_image(sample.record) for sample in samples[start : start + BATCH]]
+        found += predictor.predict(images, [class_name] * len(images))
+    return found
+
+
+def difference(samples: Sequence[Sample], run: Sequence[Prediction], file: Sequence[Prediction]) -> Difference:
+    """Compare two predictions of the same images, each by its own threshold."""
+    rows = [
+        Compared(sample.record.path, a.score, b.score, abs(_share(a) - _share(b)))
+        for sample, a, b in zip(samples, run, file, strict=True)
+    ]
+    flipped = [row for row, a, b in zip(rows, run, file, strict=True) if a.anomalous != b.anomalous]
     return Difference(len(rows), max(rows, key=lambda row: row.gap), flipped)
+
+
+def _share(prediction: Prediction) -> float:
+    return prediction.score / (abs(prediction.threshold) or 1.0)
 
 
 def default_path(run: FinishedRun, class_name: str, suffix: str) -> Path:

@@ -12,8 +12,8 @@ from meds import __version__
 from meds.core.backbone import Preprocessing
 from meds.core.errors import UserError
 from meds.core.finished_run import FinishedRun
-from meds.core.predict import run_thresholds
 from meds.core.thresholds import ClassThreshold, Thresholds
+from meds.export.calibration import FileCalibration
 
 KEY = "meds"
 FORMAT = 1
@@ -29,9 +29,9 @@ class Metadata:
     text: str
 
 
-def describe(run: FinishedRun, class_name: str) -> Metadata:
+def describe(run: FinishedRun, class_name: str, calibration: FileCalibration) -> Metadata:
     """The metadata of a run's detector for one class."""
-    row = run_thresholds(run).classes[class_name]
+    row = calibration.threshold
     preprocessing = run.pipeline.backbone.preprocessing
     content = {
         "format": FORMAT,
@@ -43,7 +43,7 @@ def describe(run: FinishedRun, class_name: str) -> Metadata:
         "threshold": row.image,
         "pixel_threshold": row.pixel,
         "heatmap": list(row.heatmap),
-        "calibration": run.metrics["calibration"][class_name],
+        "calibration": calibration.calibration,
         "calibration_scores": {"images": row.images.tolist(), "peaks": row.peaks.tolist()},
         "preprocessing": {"resize": preprocessing.resize, "size": preprocessing.size},
         "spec": run.spec.dump(),

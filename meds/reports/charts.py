@@ -19,6 +19,8 @@ Floats = npt.NDArray[np.float64]
 FEWEST_BINS, MOST_BINS = 10, 40
 # How far lines stand apart at one noise ratio, as a share of the axis, so that their bars do not hide each other.
 APART = 0.01
+# A robustness curve shows at least so many percentage points, or a difference of nothing would look steep.
+FEWEST_POINTS = 5.0
 
 
 @dataclass(frozen=True)
@@ -160,5 +162,9 @@ def draw_robustness(figure: Figure, lines: Sequence[Line], title: str, unit: str
             capsize=3,
             linewidth=1.6,
         )
+    low, high = axes.get_ylim()
+    if high - low < FEWEST_POINTS:
+        middle = (low + high) / 2
+        axes.set_ylim(middle - FEWEST_POINTS / 2, middle + FEWEST_POINTS / 2)
     axes.set(title=title, xlabel="known defects per normal training image (%)", ylabel=unit)
     legend_below(figure, axes)

@@ -232,12 +232,19 @@ def _figures(lines: Mapping[str, Sequence[RunRow]]) -> list[PageFigure]:
                     f"all-{key.replace('_', '-')}",
                     f"{title[0].upper()}{title[1:]} against the share of known defects among the training images",
                     f"Percent. {said}.",
-                    f"Means of {plural(sum(len(v) for line in drawn for v in line.points.values()), 'run')}; "
-                    "bars from the lowest to the highest seed, set a little apart.",
+                    _caption(drawn),
                     height=2.8 + 0.18 * len(drawn),
                 )
             )
     return found
+
+
+def _caption(lines: Sequence[Line]) -> str:
+    runs = [len(values) for line in lines for values in line.points.values()]
+    if max(runs) == 1:
+        return "Each point is one run." + (" Lines are set a little apart." if len(lines) > 1 else "")
+    apart = ", set a little apart" if len(lines) > 1 else ""
+    return f"Means of {plural(sum(runs), 'run')}; bars from the lowest to the highest seed{apart}."
 
 
 def _line(label: str, members: Sequence[RunRow], key: str) -> Line:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import shlex
 from datetime import datetime
 from functools import cached_property
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -122,12 +125,31 @@ class Pages:
 
 
 def next_command(review: Review) -> str:
-    """The command that trains again with the decisions."""
-    run = review.run.path
-    command = ["meds", "run", str(run / "spec.yaml"), "--decisions", str(review.journal.path)]
+    """The command that trains again with the decisions, in a run of its own beside the reviewed one."""
+    run, table = review.run.path, review.journal.path
+    name = _next_name(review.run.spec.name, run, table)
+    command = ["meds", "run", str(run / "spec.yaml"), "--set", f"name={name}", "--decisions", str(table)]
     if run.parent != Path("runs"):
         command += ["--runs-dir", str(run.parent)]
     return shlex.join(command)
+
+
+def _next_name(name: str, run: Path, table: Path) -> str:
+    """`NAME-reviewed`, or with a number where that is this run or one that was not made with this table."""
+    base = re.sub(r"-reviewed(-\d+)?$", "", name) + "-reviewed"
+    for candidate in itertools.chain([base], (f"{base}-{number}" for number in itertools.count(2))):
+        folder = run.parent / candidate
+        if not folder.exists() or (folder.resolve() != run.resolve() and _made_with(folder, table)):
+            return candidate
+    raise AssertionError("numbers have no end")
+
+
+def _made_with(folder: Path, table: Path) -> bool:
+    try:
+        spec = yaml.safe_load((folder / "spec.yaml").read_text(encoding="utf-8"))
+        return Path(spec["decisions"]["file"]).resolve() == table.resolve()
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return False
 
 
 def _place(patch: Patch, grid: Patch) -> str:

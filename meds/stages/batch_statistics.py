@@ -40,9 +40,8 @@ def estimate_batch_statistics(
         norm.train()
     whole = len(samples) // batch_size * batch_size or len(samples)
     with torch.no_grad():
-        for start in range(0, min(whole, LARGEST_NUMBER_OF_BATCHES * batch_size), batch_size):
-            chosen = samples[start : start + batch_size]
-            features = context.read_features(chosen)
+        starts = range(0, min(whole, LARGEST_NUMBER_OF_BATCHES * batch_size), batch_size)
+        for chosen, features in context.read_batches(samples[i : i + batch_size] for i in starts):
             with context.runtime.autocast():
                 student(features, context.class_tensor(chosen))
     for norm, momentum in zip(norms, momenta, strict=True):

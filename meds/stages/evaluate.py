@@ -4,38 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from meds.core import metrics, scoring
+from meds.core import metrics
 from meds.core.calibration import calibrate
 from meds.core.data import Sample, class_indices
 from meds.core.images import resize_and_crop_mask
-from meds.core.model import EvaluationDefaults, Scores
+from meds.core.model import EvaluationDefaults
 from meds.core.partitions import StudentScorer
-from meds.core.selection import robust_maximum
-from meds.core.stage import ProgressBar, Scorer, Stage, StageContext
+from meds.core.stage import ProgressBar, Stage, StageContext
 from meds.core.student import Student
+from meds.core.thresholds import Booleans, TrainingScores, class_thresholds
 from meds.core.timing import probes, seconds_of
+from meds.stages.image_scores import ImageScores
 from meds.stages.options import EvaluateOptions
-from meds.stages.thresholds import Booleans, TrainingScores, class_thresholds, last_selection, not_trained_on
+from meds.stages.thresholds import last_selection, not_trained_on
 
 SCORERS = ("student", "distilled-student", "memory-scores")
-
-
-@dataclass
-class _Scored:
-    """Patch maps [n, H, W], image scores, largest and median pixel [n] and, if wanted, smoothed maps [n, S, S]."""
-
-    patches: Tensor
-    images: Tensor
-    peaks: Tensor
-    middles: Tensor
-    pixels: Tensor | None
 
 
 class Evaluate(Stage):
@@ -65,26 +55,26 @@ class Evaluate(Stage):
         scorer = context.scorer_of(source)
         how = self.evaluation(context)
         data, known = context.data, scorer.training_scores()
+        train = ImageScores(context, scorer, data.train, how, self.options.batch_size, known)
+        test = ImageScores(context, scorer, data.test, how, self.options.batch_size)
         with (
             context.reporter.bar(context.name, len(data.train) + len(data.test)) as bar,
             torch.inference_mode(),
         ):
-            train = self._score(context, scorer, data.train, how, bar, known, pixels=False)
-            labelled = any(sample.record.mask is not None for sample in data.test)
-            test = self._score(context, scorer, data.test, how, bar, None, pixels=labelled)
-        ranking = robust_maximum(train.patches) if len(data.train) else train.images
+            train.score(range(len(data.train)), bar)
+            figures = self._figures(context, test, bar)
         selected = last_selection(source, len(data.train))
         unseen = not_trained_on(source, len(data.train), known is not None)
-        stored = {"train": train.images, "test": test.images, "ranking": ranking}
+        stored = {"train": train.images, "test": test.images, "ranking": train.ranking}
         stored |= {"peaks": train.peaks, "middles": train.middles, "unseen": torch.from_numpy(unseen.astype(np.uint8))}
         context.output.write_tensors("scores", stored)
-        context.output.write_tensors("maps", {"train": train.patches.half(), "test": test.patches.half()})
+        context.output.write_tensors("maps", {"train": train.patches, "test": test.patches})
         calibration = self._calibration(context, train, selected, unseen)
         context.output.write_json(
             "metrics",
             {
-                **self._figures(context, test, how),
-                "ranking": _ranking_figures(data.train, ranking.numpy()),
+                **figures,
+                "ranking": _ranking_figures(data.train, train.ranking.numpy()),
                 "thresholds": {name: row["threshold"] for name, row in calibration.items()},
                 "calibration": calibration,
                 "evaluation": _described(how),
@@ -103,7 +93,8 @@ class Evaluate(Stage):
         students = [context.new_student("estimate").eval()] * len(context.partitions)
         scorer, few = StudentScorer(context, students, "cosine", own_maps=True), probes(context, size)
         with torch.inference_mode(), context.reporter.bar("", size) as bar:
-            seconds = seconds_of(lambda: self._score(context, scorer, few, how, bar, None, pixels=False))
+            scores = ImageScores(context, scorer, few, how, size)
+            seconds = seconds_of(lambda: scores.score(range(size), bar))
         total = _starting_seconds() + seconds / size * (len(context.data.train) + len(context.data.test))
         if any(sample.record.mask for sample in context.data.test):
             maps = np.random.default_rng(0).random((size, how.map_size, how.map_size), dtype=np.float32)
@@ -121,82 +112,39 @@ class Evaluate(Stage):
         model = context.within(context.partitions[0]).new_model("evaluation")
         return replace(model.evaluation_defaults(), **given)
 
-    def _score(
-        self,
-        context: StageContext,
-        scorer: Scorer,
-        samples: Sequence[Sample],
-        how: EvaluationDefaults,
-        bar: ProgressBar,
-        known: Scores | None,
-        pixels: bool,
-    ) -> _Scored:
-        patches, images, peaks, middles, maps = [], [], [], [], []
-        size = self.options.batch_size
-        for start in range(0, len(samples), size):
-            chosen = samples[start : start + size]
-            if known is None:
-                features = context.read_features(chosen, scorer.layers)
-                scores = scorer.scores(features, context.class_tensor(chosen))
-            else:
-                scores = _rows(known, slice(start, start + size))
-            smoothed = scoring.smooth(scoring.pixel_map(scores.maps, how), how)
-            images.append(scoring.model_scores(scores, smoothed, how).cpu())
-            patches.append(scoring.mean_over_groups(scores.maps).cpu())
-            peaks.append(smoothed.flatten(1).amax(dim=1).cpu())
-            middles.append(smoothed.flatten(1).median(dim=1).values.cpu())
-            if pixels:
-                maps.append(smoothed.cpu())
-            bar.advance(len(chosen))
-        return _Scored(
-            _joined(patches), _joined(images), _joined(peaks), _joined(middles), torch.cat(maps) if maps else None
-        )
-
-    def _figures(self, context: StageContext, test: _Scored, how: EvaluationDefaults) -> dict[str, Any]:
+    def _figures(self, context: StageContext, test: ImageScores, bar: ProgressBar) -> dict[str, Any]:
+        """Score the test images and measure, class by class: only one class's anomaly maps are held at a time."""
         classes: dict[str, dict[str, float | None]] = {}
         for index, name in enumerate(context.data.class_names):
-            rows = [
-                i
-                for i, sample in enumerate(context.data.test)
-                if sample.class_index == index and sample.record.label is not None
-            ]
-            if not rows:
-                continue
-            samples = [context.data.test[i] for i in rows]
-            labels = np.array([sample.record.label for sample in samples])
-            figures = dict(metrics.image_metrics(test.images[rows].numpy(), labels))
-            figures |= self._pixel_figures(context, samples, rows, test.pixels, how)
-            classes[name] = figures
+            rows = [i for i, sample in enumerate(test.samples) if sample.class_index == index]
+            judged = _judged_by_pixels(test.samples, rows)
+            maps = test.score(rows, bar, keep=judged)
+            labelled = [i for i in rows if test.samples[i].record.label is not None]
+            if labelled:
+                labels = np.array([test.samples[i].record.label for i in labelled])
+                classes[name] = dict(metrics.image_metrics(test.images[labelled].numpy(), labels))
+                classes[name] |= self._pixel_figures(context, [test.samples[i] for i in judged], maps, test.how)
         if not classes:
             context.reporter.say("There are no labelled test images, so there are no metrics; the ranking is written.")
             return {"classes": {}, "mean": {}}
         return {"classes": classes, "mean": metrics.mean_metrics(classes)}
 
     def _pixel_figures(
-        self,
-        context: StageContext,
-        samples: Sequence[Sample],
-        rows: Sequence[int],
-        pixels: Tensor | None,
-        how: EvaluationDefaults,
+        self, context: StageContext, samples: Sequence[Sample], maps: Tensor, how: EvaluationDefaults
     ) -> dict[str, float | None]:
-        # A defective image without a mask says nothing about pixels, so it is left out of these figures.
-        known = [i for i, s in enumerate(samples) if s.record.label == 0 or s.record.mask is not None]
-        if pixels is None or not any(samples[i].record.mask for i in known):
+        if not samples:
             return dict.fromkeys(("pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_aupro"))
-        masks = np.zeros((len(known), how.map_size, how.map_size), dtype=bool)
-        for place, i in enumerate(known):
-            mask = context.read_mask(samples[i]) if samples[i].record.mask is not None else None
+        masks = np.zeros((len(samples), how.map_size, how.map_size), dtype=bool)
+        for place, sample in enumerate(samples):
+            mask = context.read_mask(sample) if sample.record.mask is not None else None
             if mask is not None:
                 masks[place] = resize_and_crop_mask(
                     mask, context.backbone.preprocessing, how.map_size, how.mask_rule, how.mask_resize
                 )
-        maps = pixels[[rows[i] for i in known]].numpy()
-        threads = context.runtime.threads
-        return dict(metrics.pixel_metrics(maps, masks, self.options.aupro_limit, threads))
+        return dict(metrics.pixel_metrics(maps.numpy(), masks, self.options.aupro_limit, context.runtime.threads))
 
     def _calibration(
-        self, context: StageContext, train: _Scored, selected: Booleans, unseen: Booleans
+        self, context: StageContext, train: ImageScores, selected: Booleans, unseen: Booleans
     ) -> dict[str, dict[str, Any]]:
         scores = TrainingScores(
             train.images.numpy(), train.peaks.numpy(), train.middles.numpy(), class_indices(context.data.train)
@@ -215,12 +163,10 @@ def _starting_seconds() -> float:
     return time.perf_counter() - start
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return torch.cat(list(parts)) if parts else torch.zeros(0)
-
-
-def _rows(scores: Scores, rows: slice) -> Scores:
-    return Scores([m[rows] for m in scores.maps], None if scores.images is None else scores.images[rows])
+def _judged_by_pixels(samples: Sequence[Sample], rows: Sequence[int]) -> list[int]:
+    """Those of the rows that tell about pixels, as a defective image without a mask does not; [] without any mask."""
+    known = [i for i in rows if samples[i].record.label == 0 or samples[i].record.mask is not None]
+    return known if any(samples[i].record.mask for i in known) else []
 
 
 def _ranking_figures(samples: Sequence[Sample], scores: np.ndarray[Any, Any]) -> dict[str, Any]:

@@ -117,8 +117,9 @@ class Memory(Stage):
         layers = self.layers_needed(context.backbone, context.student_layers())
         student = self.teacher(context)
         whole, grid = torch.empty(0), (0, 0)
-        for start in range(0, len(samples), READ_IMAGES):
-            features = context.read_features(samples[start : start + READ_IMAGES], layers)
+        starts = range(0, len(samples), READ_IMAGES)
+        batches = context.read_batches((samples[i : i + READ_IMAGES] for i in starts), layers)
+        for start, (_, features) in zip(starts, batches, strict=True):
             vectors, grid = self.vectors_of(features, student, context.backbone)
             if start == 0:  # joining blocks at the end would need the memory twice
                 whole = vectors.new_empty(len(samples), *vectors.shape[1:])

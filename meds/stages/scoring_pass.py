@@ -33,9 +33,8 @@ def training_scores(
     student.eval()
     scores = []
     with torch.inference_mode():
-        for start in range(0, len(samples), SCORING_BATCH):
-            chosen = samples[start : start + SCORING_BATCH]
-            features = context.read_features(chosen)
+        batches = (samples[i : i + SCORING_BATCH] for i in range(0, len(samples), SCORING_BATCH))
+        for chosen, features in context.read_batches(batches):
             targets = student.targets(features)
             with context.runtime.autocast():
                 outputs = student(features, context.class_tensor(chosen))
