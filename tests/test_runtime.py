@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from meds.core.runtime import Precision, Runtime, described_precision
+from meds.core.runtime import Runtime
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -48,12 +48,13 @@ def test_an_error_of_one_item_is_raised_and_the_threads_are_restored() -> None:
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_description_tells_the_precision(precision: Precision) -> None:
+def test_a_description_names_device_threads_and_precision() -> None:
     before = torch.get_num_threads()
-    assert described_precision(Runtime("cpu", precision, before).describe()) == precision
-    assert described_precision("cuda:0 (bf16)") == "bf16"
-    assert described_precision("unknown") is None
+    try:
+        assert Runtime("cpu", "bf16", 2).describe() == "cpu (2 threads, bf16)"
+        assert Runtime("cpu", "fp32", 1).describe() == "cpu (1 thread, fp32)"
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(("device", "made"), [("cpu", [1, 2, 3, 4]), ("cuda", [2, 3, 4, 4])])

@@ -13,7 +13,7 @@ from meds.core.model import EvaluationDefaults
 from meds.core.pipeline import Pipeline
 from meds.core.registry import Registry, registry
 from meds.core.run_directory import POINTER, RunDirectory, read_json, read_table
-from meds.core.runtime import Precision, described_precision
+from meds.core.runtime import Precision
 from meds.core.spec import Block, Spec, load_spec
 from meds.core.stage import Scorer, Stage, StageContext
 from meds.core.store import Artifact
@@ -64,9 +64,10 @@ class FinishedRun:
         return Pipeline(self.spec, self._registry, Path(self.state["home"]), self.data, precision)
 
     @property
-    def made_in(self) -> Precision | None:
-        """The precision that the run was computed in, and with it its thresholds; None if it is not known."""
-        return described_precision(self.state["device"])
+    def made_in(self) -> Precision:
+        """The precision that the run was computed in, and with it its thresholds."""
+        precision: Precision = self.state["precision"]
+        return precision
 
     def table(self, name: str) -> list[dict[str, str]]:
         """The rows of a table of the run directory, such as ranking.csv; none if it was not written."""

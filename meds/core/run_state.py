@@ -22,6 +22,7 @@ class RunState:
             "name": pipeline.spec.name,
             "seed": pipeline.spec.seed,
             "device": pipeline.runtime.describe(),
+            "precision": pipeline.runtime.precision,
             "stages": [_waiting(planned) for planned in pipeline.stages],
             "noise": pipeline.data.noise,
             "unreadable": list(pipeline.data.unreadable),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import resource
 import time
 from collections import deque
@@ -90,14 +89,9 @@ class Runtime:
 
     def describe(self) -> str:
         """A short text such as "cpu (2 threads, bf16)"."""
-        detail = f"{self.threads} threads, " if self.device.type == "cpu" else ""
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        detail = f"{threads}, " if self.device.type == "cpu" else ""
         return f"{self.device} ({detail}{self.precision})"
-
-
-def described_precision(description: str) -> Precision | None:
-    """The precision that `Runtime.describe` told of, None if the text tells of none."""
-    found = re.search(r"\b(fp32|bf16)\)$", description)
-    return found[1] if found else None  # type: ignore[return-value]
 
 
 def resolve_device(name: str) -> torch.device:
