@@ -55,7 +55,7 @@ def test_spec_of_the_run_is_resolved_and_runs_again(finished: Any, meds: Callabl
 
 def test_run_json_tells_state_cost_and_versions(finished: Any) -> None:
     state = finished.json("run.json")
-    assert (state["status"], state["seed"], state["device"]) == ("done", 0, "cpu (1 threads, fp32)")
+    assert (state["status"], state["seed"], state["device"]) == ("done", 0, "cpu (1 thread, fp32)")
     assert {"python", "torch", "meds-ad"} <= set(state["versions"])
     assert [stage["name"] for stage in state["stages"]] == STAGES
     for stage in state["stages"]:
@@ -83,7 +83,7 @@ def test_manifest_tells_where_an_artifact_comes_from(finished: Any) -> None:
     assert manifest["stage"]["iterations"] == 4
     assert manifest["plugin"] == {"name": "distill", "package": "meds-ad"}
     assert set(manifest["files"]) == {"student.safetensors"}
-    assert (manifest["seed"], manifest["device"]) == (0, "cpu (1 threads, fp32)")
+    assert (manifest["seed"], manifest["device"]) == (0, "cpu (1 thread, fp32)")
 
 
 def test_data_csv_lists_every_image(finished: Any) -> None:
