@@ -51,6 +51,10 @@ class Scores:
     maps: list[Tensor]
     images: Tensor | None = None
 
+    def rows(self, rows: list[int]) -> Scores:
+        """The scores of the images in these rows, in their order."""
+        return Scores([values[rows] for values in self.maps], None if self.images is None else self.images[rows])
+
 
 class Model(ABC):
     """Base of `Student` and `Detector`.

@@ -89,8 +89,7 @@ class Predictor:
                 read = [dataset.read_image(data.train[i].record) for i in rows]
                 scores, maps = self._scores(read, torch.tensor([data.train[i].class_index for i in rows]))
             else:
-                own = None if known.images is None else known.images[rows]
-                scores, maps = self._image_scores(Scores([values[rows] for values in known.maps], own))
+                scores, maps = self._image_scores(known.rows(rows))
             images.append(scores)
             peaks.append(maps.flatten(1).amax(dim=1))
             middles.append(maps.flatten(1).median(dim=1).values)

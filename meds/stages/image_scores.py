@@ -57,9 +57,7 @@ class ImageScores:
             for samples, features in self._context.read_batches(chosen, self._scorer.layers):
                 yield self._scorer.scores(features, self._context.class_tensor(samples))
         else:
-            images = self._known.images
-            for rows in batches:
-                yield Scores([m[rows] for m in self._known.maps], None if images is None else images[rows])
+            yield from map(self._known.rows, batches)
 
     def _note(self, rows: list[int], scores: Scores, smoothed: Tensor) -> None:
         patches = scoring.mean_over_groups(scores.maps)
