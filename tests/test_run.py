@@ -132,13 +132,25 @@ def test_ranking_goes_from_most_to_least_suspicious(finished: Any) -> None:
 
 def test_selection_has_a_row_for_each_epoch_and_class(finished: Any) -> None:
     rows = finished.rows("selection.csv")
-    columns = ["iteration", "epoch", "class", "selected", "total", "threshold", "alpha", "k", "injected_selected"]
+    columns = [
+        "iteration",
+        "epoch",
+        "class",
+        "selected",
+        "total",
+        "threshold",
+        "alpha",
+        "k",
+        "scored",
+        "injected_selected",
+    ]
     assert list(rows[0]) == columns
     assert [row["class"] for row in rows] == ["discs", "weave"] * (len(rows) // 2)
     for row in rows:
         time = int(row["iteration"]) / 6
         assert float(row["alpha"]) == pytest.approx(min(2 * time, 1))
         assert float(row["k"]) == pytest.approx(time)
+        assert row["scored"] == str(int(time > 0))
         assert 0 <= int(row["injected_selected"]) <= min(2, int(row["selected"]))
         assert int(row["selected"]) < int(row["total"]) == 10
     assert [event["selected"] for event in finished.events("epoch")] == [int(row["selected"]) for row in rows]

@@ -18,7 +18,8 @@ from meds.core.selection import robust_maximum
 from meds.core.student import Progress
 from meds.core.training import AllImages, TrainingLength, batches_of, training_length
 from meds.plugins.selection import MedianMad, MedianMadOptions
-from meds.stages.options import SelectFinetuneOptions
+from meds.stages.options import SELECT_FINETUNE_RECIPES, SelectFinetuneOptions
+from meds.stages.scoring_pass import scoring_interval
 from meds.stages.select_finetune import SelectFinetune, SelfSelection
 
 NAMES = ["bolt"] * 6 + ["tile"] * 9
@@ -102,6 +103,7 @@ def test_an_epoch_follows_algorithm_1(tmp_path: Path, iteration: int, critical_v
             "threshold": pytest.approx(threshold, abs=1e-6),
             "alpha": alpha,
             "k": factor,
+            "scored": int(iteration > 0),
         }
         wanted += below
     assert sorted(visited) == wanted
@@ -171,9 +173,35 @@ def test_scores_are_kept_between_the_epochs_that_score(tmp_path: Path) -> None:
         scored.append(GivenScores.asked > before)
         fresh.begin(epoch, Progress(epoch, 9), network)
     assert [epoch for epoch, asked in enumerate(scored) if asked] == [1, 4, 7]
+    assert sorted({row["epoch"] for row in plan.rows if row.pop("scored")}) == [1, 4, 7]
+    assert sorted({row["epoch"] for row in fresh.rows if row.pop("scored")}) == list(range(1, 9))
     # The student of this test never changes, so that old scores are as good as new ones.
     assert plan.rows == fresh.rows
     assert torch.equal(plan.history(), fresh.history())
+
+
+def test_a_long_training_scores_about_twenty_times(tmp_path: Path) -> None:
+    plan = selection(tmp_path, iterations=200, batch_size=4, holdout=0.0)
+    network = student(plan)
+    iteration = epoch = 0
+    while iteration < 200:
+        order = plan.begin(epoch, Progress(iteration, 200), network)
+        iteration, epoch = iteration + max(1, len(order) // 4), epoch + 1
+    scored = sorted({row["epoch"] for row in plan.rows if row["scored"]})
+    assert scored == list(range(1, epoch, plan.interval(network)))
+    assert epoch > 60
+    assert 15 <= len(scored) <= 25
+
+
+def test_a_short_training_scores_at_every_epoch(tmp_path: Path) -> None:
+    plan = selection(tmp_path, iterations=20, batch_size=4, holdout=0.0)
+    assert plan.interval(student(plan)) == 1
+
+
+@pytest.mark.parametrize("recipe", ["paper", "released"])
+def test_the_recipes_score_at_every_epoch_whatever_their_length(recipe: str) -> None:
+    options = SelectFinetuneOptions(**SELECT_FINETUNE_RECIPES[recipe])
+    assert scoring_interval(options, 3629, TrainingLength(10_000, 16, True)) == 1
 
 
 def test_scores_are_kept_over_a_restart(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from meds.core.workload import image_pairs, memory_bytes, scoring_passes, selected_share
+from meds.core.workload import image_pairs, interval_of_enough_passes, memory_bytes, scoring_passes, selected_share
 from meds.plugins.selection import MedianMad, MedianMadOptions
 
 
@@ -29,3 +29,13 @@ def test_passes_by_hand() -> None:
     assert scoring_passes(64, 16, 10, 0.0, interval=9) == 1
     assert scoring_passes(64, 16, 2, 0.0) == 0
     assert scoring_passes(10, 16, 3, 0.0) == 2  # an epoch has one batch at least
+
+
+def test_the_interval_of_enough_passes_by_hand() -> None:
+    """With two batches an epoch, 42 iterations are 21 epochs, of which 20 begin with a pass."""
+    assert interval_of_enough_passes(64, 16, 2, 0.0) == 1
+    assert interval_of_enough_passes(64, 16, 42, 0.0) == 1
+    assert interval_of_enough_passes(64, 16, 43, 0.0) == 2
+    assert scoring_passes(64, 16, 43, 0.0, interval=2) == 11
+    assert interval_of_enough_passes(64, 16, 2000, 0.0) == 50
+    assert scoring_passes(64, 16, 2000, 0.0, interval=50) == 20

@@ -35,7 +35,10 @@ class RunLogger(ABC):  # noqa: B024 - every hook is optional
         """
 
     def epoch(self, run: Path, stage: str, facts: dict[str, Any]) -> None:  # noqa: B027
-        """A selection: `iteration`, `epoch`, `class`, `selected` of `total` images, `threshold`, `alpha`, `k`."""
+        """A selection: `iteration`, `epoch`, `class`, `selected` of `total` images, `threshold`, `alpha`, `k`.
+
+        And `scored`: 1 where the epoch began with a pass over all images, 0 where it selects by earlier scores.
+        """
 
     def artifact_saved(self, run: Path, stage: str, facts: dict[str, Any]) -> None:  # noqa: B027
         """An artifact has been written; `facts` holds its folder and fingerprint."""

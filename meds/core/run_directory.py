@@ -30,6 +30,7 @@ SELECTION_COLUMNS = (
     "threshold",
     "alpha",
     "k",
+    "scored",
     "injected_selected",
 )
 REPORTS = ("metrics.json", "predictions.csv", "ranking.csv", "selection.csv", "ranking.html", "report.html")

@@ -105,11 +105,12 @@ class SelectFinetuneOptions(HoldoutOptions):
         description="Which images the running statistics of a student's batch normalisation are taken from when it "
         "scores: all training images, or those that it last trained on. Of no effect without batch normalisation.",
     )
-    scoring_interval: int = Field(
-        default=1,
+    scoring_interval: int | None = Field(
+        default=None,
         ge=1,
         description="Score all training images anew at every n-th epoch; the epochs between select by the last scores, "
-        "with the weight and threshold of their own iteration.",
+        "with the weight and threshold of their own iteration. Default: the smallest n that makes about 20 passes or "
+        "fewer; 1 is the paper's.",
     )
     critical_value: float = Field(default=1.0, ge=0, description="k: how many deviations the threshold grows to.")
     init: Literal["distilled", "random"] = Field(default="distilled", description="The student's first weights.")

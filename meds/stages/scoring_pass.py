@@ -13,8 +13,8 @@ from meds.core.selection import robust_maximum
 from meds.core.stage import Partition, StageContext
 from meds.core.student import Student
 from meds.core.timing import probes, seconds_of
-from meds.core.training import stage_length
-from meds.core.workload import scoring_passes
+from meds.core.training import TrainingLength, stage_length
+from meds.core.workload import interval_of_enough_passes, scoring_passes
 from meds.stages.batch_statistics import LARGEST_NUMBER_OF_BATCHES, estimate_batch_statistics, has_batch_statistics
 from meds.stages.options import SelectFinetuneOptions
 
@@ -55,6 +55,13 @@ def settle(
         estimate_batch_statistics(context, student, samples, batch_size)
 
 
+def scoring_interval(options: SelectFinetuneOptions, images: int, length: TrainingLength) -> int:
+    """Epochs from one scoring pass to the next in a training of such a length on some of `images`."""
+    return options.scoring_interval or interval_of_enough_passes(
+        images, length.batch_size, length.iterations, options.critical_value
+    )
+
+
 def scoring_seconds(context: StageContext, options: SelectFinetuneOptions) -> float:
     """Seconds of all passes of a fine-tuning over all partitions: their number times what one should take."""
     student = context.new_student("estimate")
@@ -66,8 +73,8 @@ def scoring_seconds(context: StageContext, options: SelectFinetuneOptions) -> fl
         trainable = round((1 - options.holdout) * images)
         length = stage_length(student, trainable, options)
         settling = _settling_seconds(context, student, partition, options, length.batch_size)
-        size, iterations = length.batch_size, length.iterations
-        passes = scoring_passes(trainable, size, iterations, options.critical_value, options.scoring_interval)
+        interval = scoring_interval(options, trainable, length)
+        passes = scoring_passes(trainable, length.batch_size, length.iterations, options.critical_value, interval)
         # The distilled student scores once before the first epoch, and the statistics are settled at the end.
         total += (passes + 1) * (images * each + settling)
     return total

@@ -26,7 +26,7 @@ from meds.core.timing import training_seconds
 from meds.core.training import TrainingLength, shuffled, stage_length, train
 from meds.stages.fit import own_objective
 from meds.stages.options import SelectFinetuneOptions
-from meds.stages.scoring_pass import scoring_seconds, settle, training_scores
+from meds.stages.scoring_pass import scoring_interval, scoring_seconds, settle, training_scores
 from meds.stages.thresholds import write_held_out
 
 
@@ -149,10 +149,11 @@ class SelfSelection:
         """Select for the epoch that starts now (algorithm 1) and return the visiting order."""
         time = progress.iteration / progress.total
         alpha = min(2.0 * time, 1.0)
+        # At iteration 0 no score is needed, so that the first epoch that scores is the second.
+        scored = alpha > 0 and (epoch - 1) % self.interval(student) == 0
         scores = self.first
         if alpha > 0:
-            # At iteration 0 no score is needed, so that the first epoch that scores is the second.
-            if (epoch - 1) % self.options.scoring_interval == 0:
+            if scored:
                 self.settle(student)
                 self.now = training_scores(self.context, student, self.samples, self.distance, self.options)
             scores = (1.0 - alpha) * self.first + alpha * self.now
@@ -162,13 +163,18 @@ class SelfSelection:
             factor = self.options.critical_value * time
             threshold = self.rule.threshold(scores[members], factor)
             selected |= members & ((scores < threshold) | self.confirmed)
-            self._note(epoch, progress, index, members, selected, threshold, alpha, factor)
+            facts = {"threshold": threshold, "alpha": alpha, "k": factor, "scored": int(scored)}
+            self._note(epoch, progress, index, members, selected, facts)
         self.masks.append(selected)
         return shuffled((selected & self.trainable).nonzero().flatten().tolist(), self.seed, epoch)
 
     def length(self, student: Student) -> TrainingLength:
         """The length of the training, by the images that are not held out."""
         return stage_length(student, len(self.samples) - len(self.out), self.options)
+
+    def interval(self, student: Student) -> int:
+        """Epochs from one pass over all images to the next."""
+        return scoring_interval(self.options, int(self.trainable.sum()), self.length(student))
 
     def settle(self, student: Student) -> None:
         """Settle the student's batch statistics on the images that may be trained on."""
@@ -183,9 +189,7 @@ class SelfSelection:
         index: int,
         members: Tensor,
         selected: Tensor,
-        threshold: float,
-        alpha: float,
-        factor: float,
+        facts: Mapping[str, float],
     ) -> None:
         total, kept = int(members.sum()), int((members & selected).sum())
         name = self.context.data.class_names[index]
@@ -193,7 +197,7 @@ class SelfSelection:
         if to_train_on < self.options.minimum_selected:
             raise SelectionError(
                 f"The selection keeps {to_train_on} of the {total} training images of the class '{name}' at iteration "
-                f"{progress.iteration} (scores below {threshold:.6g}), fewer than `minimum_selected: "
+                f"{progress.iteration} (scores below {facts['threshold']:.6g}), fewer than `minimum_selected: "
                 f"{self.options.minimum_selected}`; the class has too few images or equal scores: add images, or "
                 "leave the class out."
             )
@@ -203,9 +207,7 @@ class SelfSelection:
             "class": name,
             "selected": kept,
             "total": total,
-            "threshold": threshold,
-            "alpha": alpha,
-            "k": factor,
+            **facts,
         }
         self.rows.append(row)
         self.context.emit("epoch", stage=self.context.name, **row)

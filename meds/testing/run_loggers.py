@@ -31,6 +31,7 @@ EVENTS: dict[str, dict[str, Any]] = {
         "threshold": 0.25,
         "alpha": 0.5,
         "k": 0.25,
+        "scored": 1,
     },
     "artifact_saved": {"fingerprint": "0" * 64, "path": "store/00/0"},
     "after_stage": {"cost": COST},
