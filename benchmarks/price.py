@@ -29,7 +29,7 @@ from meds.core.spec import load_spec
 from meds.core.stage import SilentReporter
 from meds.core.timing import probes, seconds_of, step_seconds
 from meds.core.training import stage_length
-from meds.core.workload import scoring_passes
+from meds.core.workload import interval_of_enough_passes, scoring_passes
 from meds.stages.batch_statistics import LARGEST_NUMBER_OF_BATCHES
 from meds.stages.fit import own_objective
 from meds.stages.scoring_pass import SCORING_BATCH, settle, training_scores
@@ -83,14 +83,13 @@ def report(
     for name, value in parts.items():
         print(f"{name:22}{value:12.0f} s{100 * value / base:9.1f} % of plain training")
     ratios = {}
-    for interval in INTERVALS:
+    usual = interval_of_enough_passes(images, size, iterations, options.critical_value)
+    for interval in sorted({*INTERVALS, usual}):
         passes = scoring_passes(images, size, iterations, options.critical_value, interval=interval)
         ratios[interval] = (sum(parts.values()) + passes * one_pass) / base
-        share = 100 * passes * one_pass / plain
-        print(
-            f"scoring every {interval} epochs: {passes} passes, {share:.1f} % of plain; in all {ratios[interval]:.2f}"
-        )
-    return {"seconds": parts, "unit_seconds": unit, "ratio_by_interval": ratios}
+        share = f"{passes} passes, {100 * passes * one_pass / plain:.1f} % of plain; in all {ratios[interval]:.2f}"
+        print(f"scoring every {interval} epochs: {share}{' (the default)' if interval == usual else ''}")
+    return {"seconds": parts, "unit_seconds": unit, "ratio_by_interval": ratios, "default_interval": usual}
 
 
 def main() -> None:

@@ -32,10 +32,10 @@ def test_passes_by_hand() -> None:
 
 
 def test_the_interval_of_enough_passes_by_hand() -> None:
-    """With two batches an epoch, 42 iterations are 21 epochs, of which 20 begin with a pass."""
+    """With two batches an epoch, 22 iterations are 11 epochs, of which 10 begin with a pass."""
     assert interval_of_enough_passes(64, 16, 2, 0.0) == 1
-    assert interval_of_enough_passes(64, 16, 42, 0.0) == 1
-    assert interval_of_enough_passes(64, 16, 43, 0.0) == 2
-    assert scoring_passes(64, 16, 43, 0.0, interval=2) == 11
-    assert interval_of_enough_passes(64, 16, 2000, 0.0) == 50
-    assert scoring_passes(64, 16, 2000, 0.0, interval=50) == 20
+    assert interval_of_enough_passes(64, 16, 22, 0.0) == 1
+    assert interval_of_enough_passes(64, 16, 23, 0.0) == 2
+    assert scoring_passes(64, 16, 23, 0.0, interval=2) == 6
+    assert interval_of_enough_passes(64, 16, 2000, 0.0) == 100
+    assert scoring_passes(64, 16, 2000, 0.0, interval=100) == 10

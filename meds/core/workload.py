@@ -11,8 +11,8 @@ from collections.abc import Sequence
 _MAD_OF_STANDARD_NORMAL = 0.6745
 # The searched vectors in float32, and 35 % of that for answers: those that wait and those of the block at hand.
 _BYTES_OF_A_SEARCHED_COMPONENT = 4 * 1.35
-# A fifth of the epochs (7 passes) selected as well as all of them where it was tried (docs/scaling.md).
-_ENOUGH_PASSES = 20
+# 7 passes in place of 33 selected as well where it was tried (docs/scaling.md).
+_ENOUGH_PASSES = 10
 
 
 def image_pairs(counts: Sequence[int], candidates: int | None) -> int:
@@ -53,6 +53,6 @@ def scoring_passes(images: int, batch_size: int, iterations: int, critical_value
 
 
 def interval_of_enough_passes(images: int, batch_size: int, iterations: int, critical_value: float) -> int:
-    """Fewest epochs from one scoring to the next that make 20 passes or fewer; 1 for up to 21 epochs."""
+    """Fewest epochs from one scoring to the next that make 10 passes or fewer; 1 for up to 11 epochs."""
     every = scoring_passes(images, batch_size, iterations, critical_value)
     return max(1, math.ceil(every / _ENOUGH_PASSES))

@@ -109,7 +109,7 @@ class SelectFinetuneOptions(HoldoutOptions):
         default=None,
         ge=1,
         description="Score all training images anew at every n-th epoch; the epochs between select by the last scores, "
-        "with the weight and threshold of their own iteration. Default: the smallest n that makes about 20 passes or "
+        "with the weight and threshold of their own iteration. Default: the smallest n that makes about ten passes or "
         "fewer; 1 is the paper's.",
     )
     critical_value: float = Field(default=1.0, ge=0, description="k: how many deviations the threshold grows to.")
