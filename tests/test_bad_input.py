@@ -49,6 +49,7 @@ def refused(done: Any, *sentences: str) -> None:
         ("device=gpu", ["`device: gpu` is unknown; use auto, cpu, cuda or cuda:N."]),
         ("backbone.weights=/no/such/file.pth", ["/no/such/file.pth"]),
         ("stages=[{type: distill}]", ["The stage `distill` needs a result of kind 'memory-scores'"]),
+        ("stages=[{type: fit}, {type: evaluate, ranking: memory}]", ["The stage `evaluate` needs", "'memory-scores'"]),
         ("stages=[{type: evaluate}, {type: memory}]", ["The stage `evaluate` needs a result of kind 'student' or"]),
         ("stages.select-finetune.minimum_selected=9", ["of the 10 training images of the class 'discs'", "minimum_s"]),
         ("stages.select-finetune.rule={type: magic}", ["unknown selection rule 'magic'"]),

@@ -58,7 +58,7 @@ def test_scores_lie_in_the_order_of_the_images_whatever_order_they_are_scored_in
     assert maps.shape == (7, 8, 8)
     assert first.shape == (0, 8, 8)
     torch.testing.assert_close(last, maps[[6, 3]])
-    for name in ("images", "ranking", "peaks", "middles", "patches"):
+    for name in ("images", "robust", "peaks", "middles", "patches"):
         torch.testing.assert_close(getattr(in_parts, name), getattr(at_once, name))
     torch.testing.assert_close(at_once.peaks, maps.amax(dim=(1, 2)))
     assert at_once.patches.dtype == torch.float16

@@ -64,6 +64,11 @@ class WantsTheUnknown(Centre):
         return (("prototypes",),)
 
 
+class MayWantTheUnknown(Centre):
+    def may_consume(self):
+        return ("prototypes",)
+
+
 class WantsATuple(Centre):
     def consumes(self):
         return ("memory-scores",)
@@ -154,6 +159,7 @@ class InfiniteTime(Centre):
         ("test_it_loads", Student, "must be a subclass of Stage"),
         ("test_kinds_are_declared", Nameless, "must say the kind of its artifact"),
         ("test_kinds_are_declared", WantsTheUnknown, "needs a result of kind prototypes, which no stage makes"),
+        ("test_kinds_are_declared", MayWantTheUnknown, "may consume results of kind prototypes, which no stage makes"),
         ("test_kinds_are_declared", WantsATuple, "must consume tuples of kinds, not 'memory-scores'"),
         ("test_same_bits_again_and_after_interruptions", DrawsFromElsewhere, "when it is run again .*'info.noise'"),
         ("test_same_bits_again_and_after_interruptions", CountsTwice, "when it is interrupted .*'info.total'"),

@@ -102,6 +102,10 @@ def _wire(block: Block, stage: Stage, earlier: Sequence[PlannedStage]) -> dict[s
                 f"The stage `{block.name}` needs a result of kind {wanted} and no earlier stage makes one; "
                 "add the stage that does before it."
             )
+    for kind in stage.may_consume():
+        made = [position for position, item in enumerate(earlier) if item.stage.produces == kind]
+        if made and kind not in inputs:
+            inputs[kind] = made[-1]
     return inputs
 
 

@@ -202,6 +202,10 @@ class Stage(ABC):
         """
         return ()
 
+    def may_consume(self) -> tuple[str, ...]:
+        """Kinds that it takes in as well if an earlier stage made them; the nearest such stage's is taken."""
+        return ()
+
     def layers_needed(self, backbone: Backbone, student_layers: Sequence[str]) -> tuple[str, ...]:  # noqa: ARG002
         """Backbone layers whose features it reads."""
         return tuple(student_layers)

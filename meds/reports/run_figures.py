@@ -119,6 +119,8 @@ def _ranking_curve(run: FinishedRun, key: str, name: str, ranking: ClassRanking)
         f"AUPRC {percent(ranking.figures['auprc'])} %; all {plural(ranking.known, 'known defect')} lie in the first "
         f"{percent(ranking.figures['inspection_depth'])} % of the ranking (inspection depth)."
     )
+    if run.metrics["ranking"].get("by") == "both":
+        said += " The ranking is by the scores of the memory and the student together."
     return page_figure(
         partial(charts.draw_precision_recall, recall=recall, precision=precision, share=share),
         f"{key}-ranking",

@@ -28,7 +28,7 @@ class TrainingScores:
 def training_scores(run: FinishedRun) -> list[TrainingScores]:
     """The scores that are stored: the memory's, the distilled student's where the selection kept them, the last ones.
 
-    An image's score is the mean of its highest 1 % of patch scores, as the selection and the ranking take it.
+    An image's score is the mean of its highest 1 % of patch scores, as the selection takes it.
 
     Raises:
         UserError: an artifact is gone from the store.
@@ -47,7 +47,7 @@ def training_scores(run: FinishedRun) -> list[TrainingScores]:
     if from_student and "start.safetensors" in student.manifest["files"]:
         found.append(_scores(DISTILLED, student.tensors("start")["scores"].numpy()))
     end = "Memory" if student.kind == "memory-scores" else AFTER
-    return [*found, _scores(end, run.evaluation.tensors("scores")["ranking"].numpy())]
+    return [*found, _scores(end, run.evaluation.tensors("scores")["scorer"].numpy())]
 
 
 def _scores(title: str, values: npt.NDArray[np.float32]) -> TrainingScores:

@@ -48,5 +48,6 @@ def meds_stages() -> Sequence[Plugin]:
             options.EvaluateOptions,
             "meds.stages.evaluate:Evaluate",
             "Metrics, predictions and the ranking of training images.",
+            options.EVALUATE_RECIPES,
         ),
     ]

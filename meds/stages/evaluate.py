@@ -23,27 +23,34 @@ from meds.core.thresholds import Booleans, TrainingScores, class_thresholds
 from meds.core.timing import probes, seconds_of
 from meds.stages.image_scores import ImageScores
 from meds.stages.options import EvaluateOptions
+from meds.stages.ranking import ranked_by, ranking_scores
 from meds.stages.thresholds import last_selection, not_trained_on
 
-SCORERS = ("student", "distilled-student", "memory-scores")
+MEMORY = ("memory-scores",)
+TRAINED = ("student", "distilled-student")
+SCORERS = (*TRAINED, *MEMORY)
 
 
 class Evaluate(Stage):
     """Artifact kind "evaluation".
 
-    `scores.safetensors`: `test` and `train` image scores float32 [n], `ranking` float32 [n] (the robust
-    maximum of each training image's patch scores). `maps.safetensors`: `test` and `train` patch score
-    maps float16 [n, H, W]. `metrics.json`: figures by class, means, ranking figures, thresholds and how far they
-    can be trusted (`class_thresholds`). `scores.safetensors` also holds `peaks` and `middles` float32 [n], the largest
-    and the median value of the training images' smoothed maps, and `unseen` uint8 [n], 1 for those not trained on.
+    `scores.safetensors`: `test` and `train` image scores float32 [n], `scorer` float32 [n] (the robust maximum of each
+    training image's patch scores), `ranking` float32 [n] (what training images are ranked by), `peaks` and `middles`
+    float32 [n] (the largest and the median value of the training images' smoothed maps), and `unseen` uint8 [n], 1 for
+    those not trained on. `maps.safetensors`: `test` and `train` patch score maps float16 [n, H, W]. `metrics.json`:
+    figures by class, means, ranking figures, thresholds and how far they can be trusted (`class_thresholds`).
     """
 
     produces = "evaluation"
     options: EvaluateOptions
 
     def consumes(self) -> tuple[tuple[str, ...], ...]:
-        """The nearest earlier stage whose result can score images."""
-        return (SCORERS,)
+        """The nearest earlier stage whose result can score images, and the memory if it alone is to rank."""
+        return (SCORERS, MEMORY) if self.options.ranking == "memory" else (SCORERS,)
+
+    def may_consume(self) -> tuple[str, ...]:
+        """The memory if it is to rank together with the student."""
+        return MEMORY if self.options.ranking == "both" else ()
 
     def sees_test_images(self) -> bool:
         """Yes: this is the only stage that does."""
@@ -65,7 +72,10 @@ class Evaluate(Stage):
             figures = self._figures(context, test, bar)
         selected = last_selection(source, len(data.train))
         unseen = not_trained_on(source, len(data.train), known is not None)
-        stored = {"train": train.images, "test": test.images, "ranking": train.ranking}
+        memory = context.inputs.get("memory-scores")
+        by = ranked_by(self.options.ranking, source.kind, memory is not None)
+        ranking = ranking_scores(by, train.robust, memory)
+        stored = {"train": train.images, "test": test.images, "scorer": train.robust, "ranking": ranking}
         stored |= {"peaks": train.peaks, "middles": train.middles, "unseen": torch.from_numpy(unseen.astype(np.uint8))}
         context.output.write_tensors("scores", stored)
         context.output.write_tensors("maps", {"train": train.patches, "test": test.patches})
@@ -74,7 +84,7 @@ class Evaluate(Stage):
             "metrics",
             {
                 **figures,
-                "ranking": _ranking_figures(data.train, train.ranking.numpy()),
+                "ranking": {"by": by, **_ranking_figures(data.train, ranking.numpy())},
                 "thresholds": {name: row["threshold"] for name, row in calibration.items()},
                 "calibration": calibration,
                 "evaluation": _described(how),
@@ -87,7 +97,7 @@ class Evaluate(Stage):
 
         None where no student scores: a detector or the memory takes its own time.
         """
-        if not issubclass(context.student_class, Student) or "memory-scores" in context.inputs:
+        if not issubclass(context.student_class, Student) or not context.inputs.keys() & set(TRAINED):
             return None
         how, size = self.evaluation(context), self.options.batch_size
         students = [context.new_student("estimate").eval()] * len(context.partitions)

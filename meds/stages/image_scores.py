@@ -17,7 +17,7 @@ from meds.core.stage import ProgressBar, Scorer, StageContext
 class ImageScores:
     """Scores of n images in their order, filled by `score`; on the CPU.
 
-    `images` float32 [n] are image scores, `ranking` float32 [n] robust maxima of the patch scores, `peaks` and
+    `images` float32 [n] are image scores, `robust` float32 [n] robust maxima of the patch scores, `peaks` and
     `middles` float32 [n] the largest and the median value of the smoothed maps, `patches` float16 [n, H, W] the patch
     maps.
     What is kept of an image is small: whole anomaly maps only of those images that are asked for.
@@ -34,7 +34,7 @@ class ImageScores:
     ) -> None:
         self.samples, self.how = samples, how
         self._context, self._scorer, self._batch_size, self._known = context, scorer, batch_size, known
-        self.images, self.ranking, self.peaks, self.middles = (torch.zeros(len(samples)) for _ in range(4))
+        self.images, self.robust, self.peaks, self.middles = (torch.zeros(len(samples)) for _ in range(4))
         self.patches = torch.zeros(0, dtype=torch.float16)
 
     def score(self, rows: Sequence[int], bar: ProgressBar, keep: Collection[int] = ()) -> Tensor:
@@ -64,7 +64,7 @@ class ImageScores:
         if not len(self.patches):
             self.patches = torch.zeros(len(self.samples), *patches.shape[1:], dtype=torch.float16)
         self.patches[rows] = patches.half().cpu()
-        self.ranking[rows] = robust_maximum(patches).cpu()
+        self.robust[rows] = robust_maximum(patches).cpu()
         self.images[rows] = scoring.model_scores(scores, smoothed, self.how).cpu()
         self.peaks[rows] = smoothed.flatten(1).amax(dim=1).cpu()
         self.middles[rows] = smoothed.flatten(1).median(dim=1).values.cpu()

@@ -163,6 +163,11 @@ class EvaluateOptions(Options):
         description="Share of normal images that may be called anomalous; sets the threshold, from training images "
         "that were selected and held out.",
     )
+    ranking: Literal["student", "memory", "both"] = Field(
+        default="both",
+        description="What training images are ranked by: the scores of the student as in the paper, of the memory, or "
+        "the geometric mean of the two, which is the student's alone where no memory was made.",
+    )
     batch_size: int = Field(default=16, ge=1, description="Images scored at a time.")
 
 
@@ -181,6 +186,7 @@ DISTILL_RECIPES: dict[str, dict[str, Any]] = {
     "paper": {"loss": "l2-norm", "loss_weight": 1.0, "iterations": 500},
     "released": {"loss": "mse", "loss_weight": 10.0, "iterations": 10_000},
 }
+EVALUATE_RECIPES: dict[str, dict[str, Any]] = {"paper": {"ranking": "student"}, "released": {"ranking": "student"}}
 FIT_RECIPES: dict[str, dict[str, Any]] = {
     "paper": {"distance": "euclidean", "holdout": 0.0},
     "released": {"distance": "cosine", "holdout": 0.0},

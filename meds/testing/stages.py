@@ -76,6 +76,8 @@ class StageKit(Kit):
             require(texts, f"{self.title} must consume tuples of kinds, not {kinds!r}.")
             known = set(kinds) & made
             require(bool(known), f"{self.title} needs a result of kind {' or '.join(kinds)}, which no stage makes.")
+        unknown = set(stage.may_consume()) - made
+        require(not unknown, f"{self.title} may consume results of kind {', '.join(unknown)}, which no stage makes.")
 
     @check
     def test_same_bits_again_and_after_interruptions(self) -> None:
