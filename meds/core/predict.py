@@ -19,12 +19,10 @@ from meds.core.feature_cache import as_cached
 from meds.core.finished_run import FinishedRun
 from meds.core.model import Scores
 from meds.core.stage import ProgressBar
-from meds.core.thresholds import ClassThreshold, Thresholds, TrainingScores
+from meds.core.thresholds import ClassThreshold, Thresholds, TrainingScores, lies_above
 
 Image = npt.NDArray[np.uint8]
 BATCH = 8
-# A threshold is the score of an image, which another number of images in a batch moves in its last digits.
-ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,8 @@ class Prediction:
 
     @property
     def anomalous(self) -> bool:
-        """Whether the score lies above the threshold by more than rounding."""
-        return self.score - self.threshold > ROUNDING * abs(self.threshold)
+        """Whether the score lies above the threshold."""
+        return lies_above(self.score, self.threshold)
 
 
 class AnyPredictor(Protocol):

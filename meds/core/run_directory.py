@@ -17,6 +17,7 @@ from meds.core.data import RunData, Sample
 from meds.core.errors import UserError
 from meds.core.store import Artifact
 from meds.core.suspicion import most_suspicious_first
+from meds.core.thresholds import lies_above
 
 POINTER = "artifact.json"
 PREDICTION_COLUMNS = ("path", "class", "label", "score", "threshold", "decision")
@@ -138,7 +139,7 @@ def _predictions(
                 "label": "" if sample.record.label is None else sample.record.label,
                 "score": f"{score:.8g}",
                 "threshold": f"{threshold:.8g}",
-                "decision": "anomalous" if score > threshold else "normal",
+                "decision": "anomalous" if lies_above(score, threshold) else "normal",
             }
         )
     return rows

@@ -14,6 +14,15 @@ from meds.core.errors import UserError
 
 Booleans = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
+_ROUNDING = 1e-5
+
+
+def lies_above(score: float, threshold: float) -> bool:
+    """Whether an image is called anomalous: its score lies above the threshold by more than rounding.
+
+    A threshold is the score of an image, which another number of images in a batch moves in its last digits.
+    """
+    return score - threshold > _ROUNDING * abs(threshold)
 
 
 @dataclass(frozen=True)
