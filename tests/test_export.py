@@ -83,16 +83,21 @@ def exact_calibration(run: Path, name: str, rate: float) -> dict[str, Any]:
     """A class's calibration in float32, image by image: the slow way."""
     exact = FinishedRun(run, precision="fp32")
     predictor, row = Predictor(exact), exact.metrics["calibration"][name]
-    selected, unseen = exact.evaluation.info["selected"], exact.evaluation.tensors("scores")["unseen"].tolist()
-    scores, peaks, middles = [], [], []
-    for sample, chosen, fresh in zip(exact.data.train, selected, unseen, strict=True):
-        if sample.record.class_name == name and chosen and (fresh or not row["held_out"]):
+    selected, stored = exact.evaluation.info["selected"], exact.evaluation.tensors("scores")
+    scores, peaks, middles, weights = [], [], [], []
+    images = zip(exact.data.train, selected, stored["unseen"].tolist(), stored["normal"].tolist(), strict=True)
+    for sample, chosen, fresh, normal in images:
+        if sample.record.class_name == name and (fresh and normal > 0 if row["held_out"] else chosen):
+            weights.append(normal)
             found = predictor.predict([exact.pipeline.dataset.read_image(sample.record)], [name])[0]
             scores.append(found.score)
             peaks.append(found.map.max())
             middles.append(np.sort(found.map.ravel())[(found.map.size - 1) // 2])
-    score, pixel = (calibrate(np.array(values), rate, row["held_out"]).threshold for values in (scores, peaks))
-    low = min(float(np.median(middles)), pixel)
+    score, pixel = (
+        calibrate(np.array(values), rate, row["held_out"], np.array(weights)).threshold for values in (scores, peaks)
+    )
+    likely = [middle for middle, weight in zip(middles, weights, strict=True) if weight >= 0.5]
+    low = min(float(np.median(likely)), pixel)
     return {"scores": scores, "threshold": score, "pixel": pixel, "heatmap": (low, 2 * pixel - low)}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from meds.core.seeds import derive_seed
 
 CONFIDENCE = 0.95
 FEWEST_IMAGES = 20
+_HALF_AN_IMAGE = 0.5
 
 
 @dataclass(frozen=True)
@@ -38,33 +38,43 @@ class Calibration:
         return asdict(self)
 
 
-def calibrate(scores: npt.NDArray[Any], rate: float, held_out: bool) -> Calibration:
-    """The threshold that normal images exceed with probability `rate`, from the scores [n] of n normal images.
+def calibrate(
+    scores: npt.NDArray[Any], rate: float, held_out: bool, normal: npt.NDArray[Any] | None = None
+) -> Calibration:
+    """The threshold that normal images exceed with probability `rate`, from the scores [n] of n images.
+
+    `normal` [n], above 0 and at most 1, is how likely each held-out image is to be normal; all are if it is left out.
 
     For held-out images it is the order statistic k = ceil((n + 1)(1 - rate)), at most n: a new normal image lies
     above it with a probability of Beta(n + 1 - k, k) distribution, whatever the distribution of the scores (Vovk,
     "Conditional validity of inductive conformal predictors", 2012, proposition 2a). With fewer than about 1 / rate
-    images the largest score is taken, and the expected rate says what that gives. For images that were trained on,
-    it is their quantile.
+    images the largest score is taken, and the expected rate says what that gives. Images that are less than certainly
+    normal count as such fractions in n and in n - k; where fewer than one normal image may lie above, half of one is
+    let pass, so that a likely defect does not set the threshold. For images that were trained on, it is their quantile.
 
     Raises:
         ValueError: there are no scores.
     """
     if not len(scores):
         raise ValueError("a threshold needs at least one score")
-    ordered = np.sort(np.asarray(scores, dtype=np.float64))
+    order = np.argsort(scores, kind="stable")
+    ordered = np.asarray(scores, dtype=np.float64)[order]
     if not held_out:
         return Calibration(float(np.quantile(ordered, 1 - rate)), rate, len(ordered), False, None, None, None)
     from scipy.stats import beta
 
-    count = len(ordered)
-    place = min(count, math.ceil((count + 1) * (1 - rate) - 1e-9))
-    above = beta(count + 1 - place, place)
-    low, high = above.interval(CONFIDENCE)
+    weights = np.ones(len(ordered)) if normal is None else np.asarray(normal, dtype=np.float64)[order]
+    count = float(weights.sum())
+    above = count - np.cumsum(weights)
+    place = int(np.argmax(above <= max(rate * (count + 1) - 1, _HALF_AN_IMAGE) + 1e-9))
+    left = max(float(above[place]), 0.0)
+    exceeded = beta(left + 1, count - left)
+    low, high = exceeded.interval(CONFIDENCE)
     # The largest of all scores bounds the rate from above only.
-    low = 0.0 if place == count else float(low)
-    high = float(above.ppf(CONFIDENCE)) if place == count else float(high)
-    return Calibration(float(ordered[place - 1]), rate, count, True, float(above.mean()), low, high)
+    largest = left <= _HALF_AN_IMAGE
+    low = 0.0 if largest else float(low)
+    high = float(exceeded.ppf(CONFIDENCE)) if largest else float(high)
+    return Calibration(float(ordered[place]), rate, len(ordered), True, float(exceeded.mean()), low, high)
 
 
 def held_out(samples: Sequence[Sample], share: float, seed: int) -> list[int]:

@@ -19,7 +19,7 @@ from meds.core.feature_cache import as_cached
 from meds.core.finished_run import FinishedRun
 from meds.core.model import Scores
 from meds.core.stage import ProgressBar
-from meds.core.thresholds import ClassThreshold, Thresholds, TrainingScores, lies_above
+from meds.core.thresholds import ClassThreshold, Thresholds, TrainingScores, lies_above, setting_the_threshold
 
 Image = npt.NDArray[np.uint8]
 BATCH = 8
@@ -114,12 +114,11 @@ class Predictor:
 
 
 def calibration_images(run: FinishedRun, class_name: str) -> npt.NDArray[np.intp]:
-    """Where the training images are that set a class's thresholds: selected and, if there are such, not trained on."""
-    chosen = class_indices(run.data.train) == run.data.class_names.index(class_name)
-    chosen &= np.array(run.evaluation.info["selected"], dtype=bool)
-    if run.metrics["calibration"][class_name]["held_out"]:
-        chosen &= run.evaluation.tensors("scores")["unseen"].bool().numpy()
-    return np.flatnonzero(chosen)
+    """Where the training images are that set a class's thresholds."""
+    members = class_indices(run.data.train) == run.data.class_names.index(class_name)
+    scores = run.evaluation.tensors("scores")
+    selected, unseen = np.array(run.evaluation.info["selected"], dtype=bool), scores["unseen"].bool().numpy()
+    return np.flatnonzero(setting_the_threshold(members, selected, unseen, scores["normal"].numpy()))
 
 
 def run_thresholds(run: FinishedRun) -> Thresholds:
@@ -135,6 +134,7 @@ def run_thresholds(run: FinishedRun) -> Thresholds:
             heatmap=(low, high),
             images=scores["train"][chosen].astype(np.float64),
             peaks=scores["peaks"][chosen].astype(np.float64),
+            normal=scores["normal"][chosen].astype(np.float64),
             held_out=row["held_out"],
         )
     return Thresholds(found)

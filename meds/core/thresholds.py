@@ -40,7 +40,7 @@ class ClassThreshold:
     """One class: thresholds of image and pixel scores, the heatmap's scale, and the scores that they come from.
 
     `images` and `peaks` [n] are the image scores and the largest pixels of the images that the threshold is set by,
-    `held_out` whether these were kept out of training.
+    `normal` [n] how likely each is to be normal, `held_out` whether these were kept out of training.
     """
 
     image: float
@@ -48,6 +48,7 @@ class ClassThreshold:
     heatmap: tuple[float, float]
     images: Floats
     peaks: Floats
+    normal: Floats
     held_out: bool
 
 
@@ -70,24 +71,33 @@ class Thresholds:
                 f"A false-alarm rate lies between 0 and 1, and {rate:g} does not; 0.01 is one in a hundred."
             )
         for name, row in self.classes.items():
-            self.image[name] = calibrate(row.images, rate, row.held_out).threshold
-            self.pixel[name] = calibrate(row.peaks, rate, row.held_out).threshold
+            self.image[name] = calibrate(row.images, rate, row.held_out, row.normal).threshold
+            self.pixel[name] = calibrate(row.peaks, rate, row.held_out, row.normal).threshold
+
+
+def setting_the_threshold(members: Booleans, selected: Booleans, unseen: Booleans, normal: Floats) -> Booleans:
+    """Which of a class's images set its thresholds, all [n]: those not trained on that may be normal.
+
+    Where there are none, those that were selected, which then have been trained on.
+    """
+    held_out = members & unseen & (normal > 0)
+    return held_out if held_out.any() else members & selected
 
 
 def class_thresholds(
-    scores: TrainingScores, index: int, selected: Booleans, unseen: Booleans, rate: float
+    scores: TrainingScores, index: int, selected: Booleans, unseen: Booleans, normal: Floats, rate: float
 ) -> dict[str, Any]:
-    """The calibration of one class as plain data.
+    """The calibration of one class as plain data; `normal` [n] is how likely each image is to be normal, 0 to 1.
 
     `Calibration`'s fields, `pixel_threshold` (the same for the largest value of a map, so that a normal image has a
     pixel above it as rarely as it has a score above the threshold) and `heatmap`: the two ends of the colour scale,
     with the pixel threshold in its middle.
     """
-    members = scores.classes == index
-    usable = members & selected & unseen
-    held_out = bool(usable.any())
-    chosen = usable if held_out else members & selected
-    image: Calibration = calibrate(scores.images[chosen], rate, held_out)
-    pixel = calibrate(scores.peaks[chosen], rate, held_out).threshold
-    low = min(float(np.median(scores.middles[chosen])), pixel)
+    chosen = setting_the_threshold(scores.classes == index, selected, unseen, normal)
+    held_out = bool(unseen[chosen].all())
+    image: Calibration = calibrate(scores.images[chosen], rate, held_out, normal[chosen])
+    pixel = calibrate(scores.peaks[chosen], rate, held_out, normal[chosen]).threshold
+    middles = scores.middles[chosen]
+    likely = normal[chosen] >= min(0.5, normal[chosen].max())
+    low = min(float(np.median(middles[likely])), pixel)
     return {**image.as_dict(), "pixel_threshold": pixel, "heatmap": [low, low + 2 * max(pixel - low, 1e-12)]}

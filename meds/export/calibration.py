@@ -41,9 +41,9 @@ def file_calibration(exact: FinishedRun, class_name: str, reporter: Reporter) ->
     with reporter.bar("thresholds in float32", len(positions)) as bar:
         scores = Predictor(exact).training_scores(positions.tolist(), bar)
     every = np.ones(len(positions), dtype=bool)
-    found = class_thresholds(
-        scores, exact.data.class_names.index(class_name), every, every & row["held_out"], row["wanted"]
-    )
+    normal = exact.evaluation.tensors("scores")["normal"].numpy()[positions].astype(np.float64)
+    index = exact.data.class_names.index(class_name)
+    found = class_thresholds(scores, index, every, every & row["held_out"], normal, row["wanted"])
     low, high = found["heatmap"]
     threshold = ClassThreshold(
         image=found["threshold"],
@@ -51,6 +51,7 @@ def file_calibration(exact: FinishedRun, class_name: str, reporter: Reporter) ->
         heatmap=(low, high),
         images=scores.images.astype(np.float64),
         peaks=scores.peaks.astype(np.float64),
+        normal=normal,
         held_out=found["held_out"],
     )
     return FileCalibration(threshold, found, positions)

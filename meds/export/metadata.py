@@ -16,7 +16,7 @@ from meds.core.thresholds import ClassThreshold, Thresholds
 from meds.export.calibration import FileCalibration
 
 KEY = "meds"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,11 @@ def describe(run: FinishedRun, class_name: str, calibration: FileCalibration) ->
         "pixel_threshold": row.pixel,
         "heatmap": list(row.heatmap),
         "calibration": calibration.calibration,
-        "calibration_scores": {"images": row.images.tolist(), "peaks": row.peaks.tolist()},
+        "calibration_scores": {
+            "images": row.images.tolist(),
+            "peaks": row.peaks.tolist(),
+            "normal": row.normal.tolist(),
+        },
         "preprocessing": {"resize": preprocessing.resize, "size": preprocessing.size},
         "spec": run.spec.dump(),
     }
@@ -71,6 +75,7 @@ def parse(text: str | None, source: str) -> Metadata:
         heatmap=(low, high),
         images=np.array(content["calibration_scores"]["images"]),
         peaks=np.array(content["calibration_scores"]["peaks"]),
+        normal=np.array(content["calibration_scores"]["normal"]),
         held_out=content["calibration"]["held_out"],
     )
     return Metadata(

@@ -19,12 +19,12 @@ from meds.core.model import EvaluationDefaults
 from meds.core.partitions import StudentScorer
 from meds.core.stage import ProgressBar, Stage, StageContext
 from meds.core.student import Student
-from meds.core.thresholds import Booleans, TrainingScores, class_thresholds
+from meds.core.thresholds import Booleans, Floats, TrainingScores, class_thresholds
 from meds.core.timing import probes, seconds_of
 from meds.stages.image_scores import ImageScores
 from meds.stages.options import EvaluateOptions
 from meds.stages.ranking import ranked_by, ranking_scores
-from meds.stages.thresholds import last_selection, not_trained_on
+from meds.stages.thresholds import last_selection, likely_normal, not_trained_on, selects
 
 MEMORY = ("memory-scores",)
 TRAINED = ("student", "distilled-student")
@@ -36,9 +36,10 @@ class Evaluate(Stage):
 
     `scores.safetensors`: `test` and `train` image scores float32 [n], `scorer` float32 [n] (the robust maximum of each
     training image's patch scores), `ranking` float32 [n] (what training images are ranked by), `peaks` and `middles`
-    float32 [n] (the largest and the median value of the training images' smoothed maps), and `unseen` uint8 [n], 1 for
-    those not trained on. `maps.safetensors`: `test` and `train` patch score maps float16 [n, H, W]. `metrics.json`:
-    figures by class, means, ranking figures, thresholds and how far they can be trusted (`class_thresholds`).
+    float32 [n] (the largest and the median value of the training images' smoothed maps), `unseen` uint8 [n], 1 for
+    those not trained on, and `normal` float64 [n] (how likely each training image is to be normal, 0 to 1).
+    `maps.safetensors`: `test` and `train` patch score maps float16 [n, H, W]. `metrics.json`: figures by class, means,
+    ranking figures, thresholds and how far they can be trusted (`class_thresholds`).
     """
 
     produces = "evaluation"
@@ -49,8 +50,8 @@ class Evaluate(Stage):
         return (SCORERS, MEMORY) if self.options.ranking == "memory" else (SCORERS,)
 
     def may_consume(self) -> tuple[str, ...]:
-        """The memory if it is to rank together with the student."""
-        return MEMORY if self.options.ranking == "both" else ()
+        """The memory, which ranks training images and tells likely defects together with the student."""
+        return MEMORY
 
     def sees_test_images(self) -> bool:
         """Yes: this is the only stage that does."""
@@ -62,6 +63,7 @@ class Evaluate(Stage):
         scorer = context.scorer_of(source)
         how = self.evaluation(context)
         data, known = context.data, scorer.training_scores()
+        memory = context.inputs.get("memory-scores")
         train = ImageScores(context, scorer, data.train, how, self.options.batch_size, known)
         test = ImageScores(context, scorer, data.test, how, self.options.batch_size)
         with (
@@ -72,14 +74,16 @@ class Evaluate(Stage):
             figures = self._figures(context, test, bar)
         selected = last_selection(source, len(data.train))
         unseen = not_trained_on(source, len(data.train), known is not None)
-        memory = context.inputs.get("memory-scores")
+        suspicion = ranking_scores("both", train.robust, memory).numpy() if memory and selects(source) else None
+        normal = likely_normal(data.train, selected, suspicion)
+        calibration = self._calibration(context, train, selected, unseen, normal)
         by = ranked_by(self.options.ranking, source.kind, memory is not None)
         ranking = ranking_scores(by, train.robust, memory)
         stored = {"train": train.images, "test": test.images, "scorer": train.robust, "ranking": ranking}
-        stored |= {"peaks": train.peaks, "middles": train.middles, "unseen": torch.from_numpy(unseen.astype(np.uint8))}
+        stored |= {"peaks": train.peaks, "middles": train.middles}
+        stored |= {"unseen": torch.from_numpy(unseen.astype(np.uint8)), "normal": torch.from_numpy(normal)}
         context.output.write_tensors("scores", stored)
         context.output.write_tensors("maps", {"train": train.patches, "test": test.patches})
-        calibration = self._calibration(context, train, selected, unseen)
         context.output.write_json(
             "metrics",
             {
@@ -154,14 +158,14 @@ class Evaluate(Stage):
         return dict(metrics.pixel_metrics(maps.numpy(), masks, self.options.aupro_limit, context.runtime.threads))
 
     def _calibration(
-        self, context: StageContext, train: ImageScores, selected: Booleans, unseen: Booleans
+        self, context: StageContext, train: ImageScores, selected: Booleans, unseen: Booleans, normal: Floats
     ) -> dict[str, dict[str, Any]]:
         scores = TrainingScores(
             train.images.numpy(), train.peaks.numpy(), train.middles.numpy(), class_indices(context.data.train)
         )
         rate = self.options.false_alarm_rate
         return {
-            name: class_thresholds(scores, index, selected, unseen, rate)
+            name: class_thresholds(scores, index, selected, unseen, normal, rate)
             for index, name in enumerate(context.data.class_names)
         }
 
