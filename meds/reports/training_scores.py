@@ -47,7 +47,9 @@ def training_scores(run: FinishedRun) -> list[TrainingScores]:
     if from_student and "start.safetensors" in student.manifest["files"]:
         found.append(_scores(DISTILLED, student.tensors("start")["scores"].numpy()))
     end = "Memory" if student.kind == "memory-scores" else AFTER
-    return [*found, _scores(end, run.evaluation.tensors("scores")["scorer"].numpy())]
+    scores = run.evaluation.tensors("scores")
+    # Older versions ranked by the scorer alone.
+    return [*found, _scores(end, scores.get("scorer", scores["ranking"]).numpy())]
 
 
 def _scores(title: str, values: npt.NDArray[np.float32]) -> TrainingScores:
