@@ -69,14 +69,15 @@ def test_who_sets_the_threshold(unseen: Any, normal: Any, chosen: list[int]) -> 
     assert np.flatnonzero(found).tolist() == chosen
 
 
-@pytest.mark.parametrize("stage", ["select-finetune", "fit"])
+@pytest.mark.parametrize("stage", ["select-finetune", "fit", "memory"])
 def test_a_run_keeps_how_likely_its_images_are_to_be_normal(
     project: Any, tiny_spec: dict[str, Any], stage: str
 ) -> None:
     tiny_spec["dataset"] |= {"classes": ["weave"], "train": 32}
     training = {"type": stage, "iterations": 4, "batch_size": 4, "holdout": 0.5}
-    before = tiny_spec["stages"][:2] if stage == "select-finetune" else []
-    project.run_well(spec=tiny_spec | {"stages": [*before, training, tiny_spec["stages"][-1]]})
+    stages = {"select-finetune": [*tiny_spec["stages"][:2], training], "fit": [training]}
+    before = stages.get(stage, tiny_spec["stages"][:1])
+    project.run_well(spec=tiny_spec | {"stages": [*before, tiny_spec["stages"][-1]]})
     stored = load_file(Path(project.json("evaluate/artifact.json")["path"]) / "scores.safetensors")
     if stage == "fit":
         assert stored["normal"].tolist() == [1.0] * len(stored["normal"])

@@ -18,6 +18,7 @@ from meds.core.images import resize_and_crop_mask
 from meds.core.model import EvaluationDefaults
 from meds.core.partitions import StudentScorer
 from meds.core.stage import ProgressBar, Stage, StageContext
+from meds.core.store import Artifact
 from meds.core.student import Student
 from meds.core.thresholds import Booleans, Floats, TrainingScores, class_thresholds
 from meds.core.timing import probes, seconds_of
@@ -74,8 +75,7 @@ class Evaluate(Stage):
             figures = self._figures(context, test, bar)
         selected = last_selection(source, len(data.train))
         unseen = not_trained_on(source, len(data.train), known is not None)
-        suspicion = ranking_scores("both", train.robust, memory).numpy() if memory and selects(source) else None
-        normal = likely_normal(data.train, selected, suspicion)
+        normal = likely_normal(data.train, selected, _suspicion(source, memory, train.robust))
         calibration = self._calibration(context, train, selected, unseen, normal)
         by = ranked_by(self.options.ranking, source.kind, memory is not None)
         ranking = ranking_scores(by, train.robust, memory)
@@ -168,6 +168,16 @@ class Evaluate(Stage):
             name: class_thresholds(scores, index, selected, unseen, normal, rate)
             for index, name in enumerate(context.data.class_names)
         }
+
+
+def _suspicion(source: Artifact, memory: Artifact | None, own: Tensor) -> Floats | None:
+    """Scores [n] that tell likely defects from normal training images.
+
+    None without a memory, and of a student that was trained on all images, defects among them.
+    """
+    if memory is None or not (selects(source) or memory is source):
+        return None
+    return ranking_scores("both", own, memory).double().numpy()
 
 
 def _starting_seconds() -> float:
