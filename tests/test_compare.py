@@ -118,7 +118,7 @@ def test_the_command_runs_the_parts_and_prints_one_table(
     events = [json.loads(line) for line in (directory / "events.jsonl").read_text().splitlines()]
     assert sum(event["event"] == "before_stage" for event in events) == 4
     last = {line.split(",")[2]: line.split(",") for line in (directory / "selection.csv").read_text().splitlines()[1:]}
-    injected, selected = (sum(int(line[column]) for line in last.values()) for column in (8, 3))
+    injected, selected = (sum(int(line[column]) for line in last.values()) for column in (9, 3))
     assert row["injected_selected"] == pytest.approx(injected / selected)
 
 
