@@ -37,8 +37,11 @@ def test_pictures_show_the_run_s_images(desk: Desk) -> None:
         for kind in ("thumbnail", "view", "full", "heatmap", "hottest")
     }
     np.testing.assert_array_equal(np.asarray(shown["full"]), pixels)
+    other = desk.run.pipeline.dataset.read_image(desk.review.items[4].sample.record)
     for kind in ("thumbnail", "view"):
-        assert np.abs(np.asarray(shown[kind]).astype(int) - pixels).mean() < 5
+        lossy = np.asarray(shown[kind]).astype(int)
+        # A drawn weave is hard on JPEG: its finest grain is lost at a quality of 85.
+        assert np.abs(lossy - pixels).mean() < min(8, np.abs(lossy - other).mean() / 2)
     assert (shown["heatmap"].mode, shown["heatmap"].size) == ("RGBA", (64, 64))
     assert shown["hottest"].size == (288, 288)
     answer = client.get(f"/picture/{item.digest}/view")
