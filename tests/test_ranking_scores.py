@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from stage_cases import stored
 
 from meds.core.selection import robust_maximum
 from meds.stages.ranking import ranked_by, ranking_scores
 
 OWN = torch.tensor([0.4, 0.1, 0.9, -1e-8])
 MAPS = torch.tensor([[[0.1, 0.2]], [[0.9, 0.3]], [[0.4, 0.4]], [[0.5, 0.5]]])
-MEMORY = stored(maps=MAPS)
+MEMORY = robust_maximum(MAPS)
 
 
 def test_both_is_the_geometric_mean_by_hand() -> None:

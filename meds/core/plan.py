@@ -91,22 +91,26 @@ def span(planned: Sequence[PlannedStage], first: str | None, last: str | None) -
 def _wire(block: Block, stage: Stage, earlier: Sequence[PlannedStage]) -> dict[str, int]:
     inputs: dict[str, int] = {}
     for kinds in stage.consumes():
-        for position in range(len(earlier) - 1, -1, -1):
-            kind = earlier[position].stage.produces
-            if kind in kinds:
-                inputs[kind] = position
-                break
-        else:
+        found = _nearest(kinds, earlier)
+        if not found:
             wanted = " or ".join(f"'{kind}'" for kind in kinds)
             raise SpecError(
                 f"The stage `{block.name}` needs a result of kind {wanted} and no earlier stage makes one; "
                 "add the stage that does before it."
             )
+        inputs |= found
     for kind in stage.may_consume():
-        made = [position for position, item in enumerate(earlier) if item.stage.produces == kind]
-        if made and kind not in inputs:
-            inputs[kind] = made[-1]
+        inputs |= _nearest((kind,), earlier)
     return inputs
+
+
+def _nearest(kinds: Sequence[str], earlier: Sequence[PlannedStage]) -> dict[str, int]:
+    """The kind and the position of the last stage that makes one of the kinds; empty if none does."""
+    for position in range(len(earlier) - 1, -1, -1):
+        kind = earlier[position].stage.produces
+        if kind in kinds:
+            return {kind: position}
+    return {}
 
 
 def _identity(block: Block, registry: Registry) -> list[Any]:

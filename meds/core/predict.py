@@ -134,7 +134,7 @@ def run_thresholds(run: FinishedRun) -> Thresholds:
             heatmap=(low, high),
             images=scores["train"][chosen].astype(np.float64),
             peaks=scores["peaks"][chosen].astype(np.float64),
-            normal=scores["normal"][chosen].astype(np.float64),
+            normal=scores["normal"][chosen],
             held_out=row["held_out"],
         )
     return Thresholds(found)

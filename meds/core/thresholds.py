@@ -94,10 +94,9 @@ def class_thresholds(
     with the pixel threshold in its middle.
     """
     chosen = setting_the_threshold(scores.classes == index, selected, unseen, normal)
-    held_out = bool(unseen[chosen].all())
-    image: Calibration = calibrate(scores.images[chosen], rate, held_out, normal[chosen])
-    pixel = calibrate(scores.peaks[chosen], rate, held_out, normal[chosen]).threshold
-    middles = scores.middles[chosen]
-    likely = normal[chosen] >= min(0.5, normal[chosen].max())
-    low = min(float(np.median(middles[likely])), pixel)
+    held_out, weights = bool(unseen[chosen].all()), normal[chosen]
+    image: Calibration = calibrate(scores.images[chosen], rate, held_out, weights)
+    pixel = calibrate(scores.peaks[chosen], rate, held_out, weights).threshold
+    likely = weights >= min(0.5, weights.max())
+    low = min(float(np.median(scores.middles[chosen][likely])), pixel)
     return {**image.as_dict(), "pixel_threshold": pixel, "heatmap": [low, low + 2 * max(pixel - low, 1e-12)]}

@@ -41,7 +41,7 @@ def file_calibration(exact: FinishedRun, class_name: str, reporter: Reporter) ->
     with reporter.bar("thresholds in float32", len(positions)) as bar:
         scores = Predictor(exact).training_scores(positions.tolist(), bar)
     every = np.ones(len(positions), dtype=bool)
-    normal = exact.evaluation.tensors("scores")["normal"].numpy()[positions].astype(np.float64)
+    normal = exact.evaluation.tensors("scores")["normal"].numpy()[positions]
     index = exact.data.class_names.index(class_name)
     found = class_thresholds(scores, index, every, every & row["held_out"], normal, row["wanted"])
     low, high = found["heatmap"]

@@ -17,6 +17,7 @@ from meds.core.data import Sample, class_indices
 from meds.core.images import resize_and_crop_mask
 from meds.core.model import EvaluationDefaults
 from meds.core.partitions import StudentScorer
+from meds.core.selection import robust_maximum
 from meds.core.stage import ProgressBar, Stage, StageContext
 from meds.core.store import Artifact
 from meds.core.student import Student
@@ -64,7 +65,6 @@ class Evaluate(Stage):
         scorer = context.scorer_of(source)
         how = self.evaluation(context)
         data, known = context.data, scorer.training_scores()
-        memory = context.inputs.get("memory-scores")
         train = ImageScores(context, scorer, data.train, how, self.options.batch_size, known)
         test = ImageScores(context, scorer, data.test, how, self.options.batch_size)
         with (
@@ -75,10 +75,11 @@ class Evaluate(Stage):
             figures = self._figures(context, test, bar)
         selected = last_selection(source, len(data.train))
         unseen = not_trained_on(source, len(data.train), known is not None)
-        normal = likely_normal(data.train, selected, _suspicion(source, memory, train.robust))
+        remembered = _remembered(context)
+        normal = likely_normal(data.train, selected, _suspicion(source, train.robust, remembered))
         calibration = self._calibration(context, train, selected, unseen, normal)
-        by = ranked_by(self.options.ranking, source.kind, memory is not None)
-        ranking = ranking_scores(by, train.robust, memory)
+        by = ranked_by(self.options.ranking, source.kind, remembered is not None)
+        ranking = ranking_scores(by, train.robust, remembered)
         stored = {"train": train.images, "test": test.images, "scorer": train.robust, "ranking": ranking}
         stored |= {"peaks": train.peaks, "middles": train.middles}
         stored |= {"unseen": torch.from_numpy(unseen.astype(np.uint8)), "normal": torch.from_numpy(normal)}
@@ -170,14 +171,20 @@ class Evaluate(Stage):
         }
 
 
-def _suspicion(source: Artifact, memory: Artifact | None, own: Tensor) -> Floats | None:
+def _remembered(context: StageContext) -> Tensor | None:
+    """The memory's score of each training image, float32 [n]; None in a run without a memory."""
+    memory = context.inputs.get("memory-scores")
+    return None if memory is None else robust_maximum(memory.tensors("scores")["maps"])
+
+
+def _suspicion(source: Artifact, own: Tensor, remembered: Tensor | None) -> Floats | None:
     """Scores [n] that tell likely defects from normal training images.
 
     None without a memory, and of a student that was trained on all images, defects among them.
     """
-    if memory is None or not (selects(source) or memory is source):
+    if remembered is None or not (selects(source) or source.kind == "memory-scores"):
         return None
-    return ranking_scores("both", own, memory).double().numpy()
+    return ranking_scores("both", own, remembered).double().numpy()
 
 
 def _starting_seconds() -> float:

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from meds.core.registry import Options
 
+RankedBy = Literal["student", "memory", "both"]
+
 
 class MemoryOptions(Options):
     """Score every training patch by its distance to many sparse random memories (paper sec. 4.1)."""
@@ -161,9 +163,9 @@ class EvaluateOptions(Options):
         gt=0,
         lt=1,
         description="Share of normal images that may be called anomalous; sets the threshold, from training images "
-        "that were selected and held out.",
+        "that were held out and are likely to be normal.",
     )
-    ranking: Literal["student", "memory", "both"] = Field(
+    ranking: RankedBy = Field(
         default="both",
         description="What training images are ranked by: the scores of the student as in the paper, of the memory, or "
         "the geometric mean of the two, which is the student's alone where no memory was made.",

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from meds.core.selection import robust_maximum
-from meds.core.store import Artifact
-
-RankedBy = Literal["student", "memory", "both"]
+from meds.stages.options import RankedBy
 
 
 def ranked_by(wanted: RankedBy, source: str, memory: bool) -> RankedBy:
@@ -20,17 +15,17 @@ def ranked_by(wanted: RankedBy, source: str, memory: bool) -> RankedBy:
     return wanted if memory else "student"
 
 
-def ranking_scores(by: RankedBy, own: Tensor, memory: Artifact | None) -> Tensor:
+def ranking_scores(by: RankedBy, own: Tensor, known: Tensor | None) -> Tensor:
     """Scores that order the training images, float32 [n], 0 or more.
 
-    `own` float32 [n] are robust maxima of the patch scores of whatever scores the test images; `memory` is the artifact
-    with the memory's score maps of the same images.
+    `own` and `known` float32 [n] are robust maxima of patch scores: of whatever scores the test images, and of the
+    memory, None without one.
 
     The geometric mean of both does not depend on the scale of either, and needs them to agree: a student overlooks
-    defects that it has been trained on, and the memory those that have near neighbours (docs/method.md has figures).
+    defects that it has been trained on, and the memory those that have near neighbours (docs/results.md has figures).
     The paper ranks by the student alone.
     """
-    if by == "student" or memory is None:
+    if by == "student" or known is None:
+        # What is written side by side may not share its memory.
         return own.clone()
-    known = robust_maximum(memory.tensors("scores")["maps"])
     return known if by == "memory" else torch.sqrt(own.clamp(min=0) * known.clamp(min=0))
