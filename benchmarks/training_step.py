@@ -1,6 +1,6 @@
 """Times a training step of Dinomaly in meds against anomalib's Dinomaly, which runs the encoder at every step.
 
-    python benchmarks/training_step.py [--model small|base] [--image-size 392] [--batch-size 16] [--json FILE]
+    python benchmarks/training_step.py [--model small|base] [--image-size 392] [--dropout P] [--json FILE]
 
 Random weights on both sides. The peer is anomalib's own model, optimiser (StableAdamW) and clipping, encoder and
 decoder in float32 as it comes, which is also how the students' published code trains. In meds the encoder has run
@@ -46,7 +46,7 @@ class Meds:
             | {"test_defective": 1, "image_size": given.image_size},
             "backbone": {"type": "timm", "model": MODELS[given.model], "pretrained": False}
             | {"image_size": given.image_size},
-            "student": {"type": "dinomaly"},
+            "student": {"type": "dinomaly"} | ({} if given.dropout is None else {"dropout": given.dropout}),
             "stages": [{"type": "fit", "iterations": 1}],
         }
         pipeline = Pipeline(resolve_spec(SpecSource("benchmark", spec), registry()), registry())
@@ -127,6 +127,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each side")
     parser.add_argument("--compare-losses", type=int, default=0, help="steps to compare with float32 (slow)")
+    parser.add_argument("--dropout", type=float, help="0 for losses on a GPU, whose masks depend on the precision")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:

@@ -6,6 +6,7 @@ import copy
 import csv
 import io
 import json
+import os
 import shutil
 import sys
 import traceback
@@ -20,7 +21,7 @@ import yaml
 
 TINY: dict[str, Any] = {
     "name": "tiny",
-    "device": "cpu",
+    "device": os.environ.get("MEDS_TEST_DEVICE", "cpu"),
     "precision": "fp32",
     "threads": 1,
     "dataset": {

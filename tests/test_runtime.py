@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -81,3 +82,27 @@ def test_an_error_of_an_item_is_raised_where_the_item_is_due(device: str) -> Non
     assert next(results) == 1
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_each_runtime_has_its_own_precision_whatever_was_made_after_it() -> None:
+    half, full = Runtime("cpu", "bf16", 1), Runtime("cpu", "fp32", 1)
+    vectors = torch.rand(4, 4)
+    for _ in range(2):
+        with half.autocast():
+            assert (vectors @ vectors).dtype == torch.bfloat16
+        with full.autocast():
+            assert (vectors @ vectors).dtype == torch.float32
+
+
+def test_on_an_accelerator_the_half_precision_is_bf16_too() -> None:
+    runtime = Runtime("cpu", "bf16", 1)
+    runtime.device = torch.device("cuda")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # there may be none
+        context = runtime.autocast()
+    assert isinstance(context, torch.autocast)
+    assert (context.device, context.fast_dtype) == ("cuda", torch.bfloat16)
+
+
+def test_a_processor_spares_no_memory_for_features() -> None:
+    assert Runtime("cpu", "fp32", 1).spare_bytes() == 0

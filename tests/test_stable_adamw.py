@@ -20,11 +20,12 @@ def tensors():
         return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
 
 
+@pytest.mark.parametrize("foreach", [None, True])
 @pytest.mark.parametrize("amsgrad", [True, False])
-def test_eight_steps(tensors, amsgrad: bool) -> None:
+def test_eight_steps(tensors, amsgrad: bool, foreach: bool | None) -> None:
     kind = "amsgrad" if amsgrad else "plain"
     parameters = {name: nn.Parameter(tensors[f"state.{name}"].clone()) for name in NAMES}
-    optimiser = StableAdamW(parameters.values(), weight_decay=1e-4, eps=1e-10, amsgrad=amsgrad)
+    optimiser = StableAdamW(parameters.values(), weight_decay=1e-4, eps=1e-10, amsgrad=amsgrad, foreach=foreach)
     for step, rate in enumerate(tensors["input.lr"].tolist()):
         optimiser.param_groups[0]["lr"] = rate
         for name, parameter in parameters.items():

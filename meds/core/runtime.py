@@ -1,4 +1,4 @@
-"""Device, precision and autocast of a run, through Accelerate: the one place that knows about them."""
+"""Device, precision and autocast of a run: the one place that knows about them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,8 +28,8 @@ Precision = Literal["fp32", "bf16"]
 class Runtime:
     """Where and how precisely networks are computed.
 
-    Raises ResourceError if the device is not there. On CUDA the same code runs with pinned,
-    non-blocking transfers and TF32 off; it is covered by tests on the CPU device only.
+    Raises ResourceError if the device is not there. On CUDA the same code runs with pinned, non-blocking transfers,
+    TF32 off and deterministic kernels; the tests run on a processor unless MEDS_TEST_DEVICE names another device.
     """
 
     def __init__(self, device: str = "auto", precision: str = "auto", threads: int | None = None) -> None:
@@ -37,18 +37,27 @@ class Runtime:
         torch.set_num_threads(self.threads)
         self.device = resolve_device(device)
         self.precision: Precision = resolve_precision(precision, self.device)
-        self._accelerator = _accelerator(self.device, self.precision)
+        if self.device.type == "cuda":
+            _prepare_cuda(self.device)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision for a forward pass (bf16 where chosen, else nothing)."""
-        context: AbstractContextManager[Any] = self._accelerator.autocast()
-        return context
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
 
     def put(self, tensor: Tensor) -> Tensor:
         """Move a tensor to the device."""
         if self.device.type == "cuda":
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
+
+    def spare_bytes(self) -> int:
+        """Memory of an accelerator that stored features may take: a third of what is free. 0 on a processor."""
+        if self.device.type != "cuda":
+            return 0
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return free // 3
 
     def place(self, module: nn.Module) -> nn.Module:
         """Move a network to the device; the memory layout is the network's own choice."""
@@ -94,6 +103,12 @@ class Runtime:
         return f"{self.device} ({detail}{self.precision})"
 
 
+def wait_for_device() -> None:
+    """Return once an accelerator, if this process uses one, has done all that it was given: before a time is read."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+
+
 def resolve_device(name: str) -> torch.device:
     """The torch device of a spec's `device`; ResourceError if it is unknown or absent."""
     if name == "auto":
@@ -118,17 +133,17 @@ def resolve_precision(name: str, device: torch.device) -> Precision:
     return "bf16" if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported() else "fp32"
 
 
-def _accelerator(device: torch.device, precision: Precision) -> Any:
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    # Accelerate keeps one global state; a process may run several specs one after another.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    if device.type == "cuda":
+def _prepare_cuda(device: torch.device) -> None:
+    """Settings of the whole process, by which the same run gives the same bits."""
+    if device.index is not None:
         torch.cuda.set_device(device)
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.deterministic = True
-    return Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    # cuBLAS reads it when it is first used.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # It would fill new memory before each use, which is for finding faults.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 @dataclass
@@ -146,6 +161,7 @@ class CostMeter:
 
     def stop(self) -> dict[str, float]:
         """{"wall_s", "cpu_s", "peak_rss_mib", "peak_gpu_mib"} so far."""
+        wait_for_device()
         gpu = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
         return {
             "wall_s": round(time.perf_counter() - self._wall, 3),

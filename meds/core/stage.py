@@ -14,6 +14,7 @@ from torch import Tensor
 
 from meds.core.backbone import Backbone
 from meds.core.data import RunData, Sample
+from meds.core.device_features import DeviceFeatures, as_batch
 from meds.core.errors import PluginError, UserError
 from meds.core.feature_cache import FeatureCache
 from meds.core.model import Model, Scores
@@ -104,6 +105,10 @@ class StageContext:
     read_mask: Callable[[Sample], Any] = field(default=lambda _: None)
     read_image: Callable[[Sample], Any] = field(default=lambda _: None)
     own: Partition | None = None
+    device_features: DeviceFeatures = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.device_features = DeviceFeatures(self.features, self.runtime)
 
     def within(self, partition: Partition) -> StageContext:
         """This context for the student of a partition: `new_model` makes it for the partition's classes alone, and
@@ -139,19 +144,23 @@ class StageContext:
 
         They travel in the precision of the cache, which is half as much, and widen to the same numbers there.
         """
+        return [as_batch(maps) for maps in self._fetch(samples, layers)]
+
+    def _fetch(self, samples: Sequence[Sample], layers: Sequence[str] | None) -> list[Tensor | list[Tensor]]:
         digests = [sample.digest for sample in samples]
         names = self.student_layers() if layers is None else layers
-        return [self.runtime.put(self.features.read(digests, name)).float() for name in names]
+        return [self.device_features.fetch(digests, name) for name in names]
 
     def read_batches(
         self, batches: Iterable[Sequence[Sample]], layers: Sequence[str] | None = None
     ) -> Iterator[tuple[Sequence[Sample], list[Tensor]]]:
         """Each batch with its features, see `read_features`; on an accelerator they are read one batch ahead."""
 
-        def read(batch: Sequence[Sample]) -> tuple[Sequence[Sample], list[Tensor]]:
-            return batch, self.read_features(batch, layers)
+        def fetch(batch: Sequence[Sample]) -> tuple[Sequence[Sample], list[Tensor | list[Tensor]]]:
+            return batch, self._fetch(batch, layers)
 
-        return self.runtime.in_advance(read, batches)
+        for batch, fetched in self.runtime.in_advance(fetch, batches):
+            yield batch, [as_batch(maps) for maps in fetched]
 
     def class_tensor(self, samples: Sequence[Sample]) -> Tensor:
         """Class indices of the samples on the device, int64 [n]; see `within`."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from meds.core.checkpoint import Checkpoints
 from meds.core.data import Sample
+from meds.core.runtime import wait_for_device
 from meds.core.stage import StageContext
 from meds.core.student import Student
 from meds.core.training import AllImages, LengthOptions, Objective, TrainingLength, stage_length, train
@@ -56,6 +57,7 @@ def seconds_of(work: Callable[[], object], times: int = 2) -> float:
     for _ in range(times):
         start = time.perf_counter()
         work()
+        wait_for_device()
         taken.append(time.perf_counter() - start)
     return min(taken)
 

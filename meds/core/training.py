@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -161,9 +162,10 @@ def train(
                     group["lr"] = defaults.learning_rate(iteration, length.iterations)
                 progress = Progress(iteration, length.iterations)
                 loss = objective(student, features, positions, context.class_tensor(chosen), progress)
-                _step(loss, optimiser, parameters, defaults.clip_norm, title, iteration)
+                _step(loss, optimiser, parameters, defaults.clip_norm)
+                # The one place where an accelerator is waited for; what a loss that is not finite does, is thrown away.
+                value = _finite(loss, title, iteration)
                 iteration, batch = iteration + 1, batch + 1
-                value = loss.item()
                 bar.advance(1, note=f"loss {value:.4f}")
                 _tell(context, title, iteration, length, value, optimiser)
                 if checkpoints.due() and iteration < length.iterations:
@@ -193,19 +195,19 @@ def _tell(
         )
 
 
-def _step(
-    loss: Tensor,
-    optimiser: torch.optim.Optimizer,
-    parameters: Sequence[nn.Parameter],
-    clip_norm: float | None,
-    title: str,
-    iteration: int,
-) -> None:
-    if not bool(torch.isfinite(loss)):
+def _finite(loss: Tensor, title: str, iteration: int) -> float:
+    value = float(loss.item())
+    if not math.isfinite(value):
         raise MedsError(
             f"{title}: the loss is no longer a finite number at iteration {iteration}; "
             "try `precision: fp32` or a smaller learning rate."
         )
+    return value
+
+
+def _step(
+    loss: Tensor, optimiser: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], clip_norm: float | None
+) -> None:
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     if clip_norm is not None:
