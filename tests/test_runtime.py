@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from meds.core.runtime import Runtime
+from meds.core.runtime import Runtime, _prepare_cuda
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -106,3 +106,27 @@ def test_on_an_accelerator_the_half_precision_is_bf16_too() -> None:
 
 def test_a_processor_spares_no_memory_for_features() -> None:
     assert Runtime("cpu", "fp32", 1).spare_bytes() == 0
+
+
+@pytest.fixture
+def settings_restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.allow_tf32
+    with warnings.catch_warnings():
+        yield
+    torch.use_deterministic_algorithms(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+@pytest.mark.usefixtures("settings_restored")
+def test_a_gpu_computes_the_same_bits_again_and_in_full_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    _prepare_cuda(torch.device("cuda"))
+    assert torch.are_deterministic_algorithms_enabled()
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
+    assert not torch.backends.cudnn.allow_tf32
+    assert chosen == []  # torch takes a device with a number only
+    _prepare_cuda(torch.device("cuda:1"))
+    assert chosen == [torch.device("cuda:1")]

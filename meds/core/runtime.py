@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -142,6 +143,8 @@ def _prepare_cuda(device: torch.device) -> None:
     # cuBLAS reads it when it is first used.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # A few kernels have no such form; a user could do nothing about it.
+    warnings.filterwarnings("ignore", ".*does not have a deterministic implementation", UserWarning)
     # It would fill new memory before each use, which is for finding faults.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
