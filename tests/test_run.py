@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import TINY
 
 from meds.core import extract
-from conftest import TINY
 from meds.core.registry import registry
 from meds.core.runtime import Runtime
 from meds.core.spec import load_spec
 
-DEVICE = Runtime(TINY["device"], TINY["precision"], TINY["threads"]).describe()
 STAGES = ["memory", "distill", "select-finetune", "evaluate"]
 FIGURES = {"image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_aupro"}
 
@@ -33,6 +32,11 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(extract, "encode", counting)
     return sizes
+
+
+def described() -> str:
+    """The device of the tiny spec as a run writes it down."""
+    return Runtime(TINY["device"], TINY["precision"], TINY["threads"]).describe()
 
 
 def times(project: Any, *stages: str) -> list[int]:
@@ -58,7 +62,7 @@ def test_spec_of_the_run_is_resolved_and_runs_again(finished: Any, meds: Callabl
 
 def test_run_json_tells_state_cost_and_versions(finished: Any) -> None:
     state = finished.json("run.json")
-    assert (state["status"], state["seed"], state["device"]) == ("done", 0, DEVICE)
+    assert (state["status"], state["seed"], state["device"]) == ("done", 0, described())
     assert {"python", "torch", "meds-ad"} <= set(state["versions"])
     assert [stage["name"] for stage in state["stages"]] == STAGES
     for stage in state["stages"]:
@@ -86,7 +90,7 @@ def test_manifest_tells_where_an_artifact_comes_from(finished: Any) -> None:
     assert manifest["stage"]["iterations"] == 4
     assert manifest["plugin"] == {"name": "distill", "package": "meds-ad"}
     assert set(manifest["files"]) == {"student.safetensors"}
-    assert (manifest["seed"], manifest["device"]) == (0, DEVICE)
+    assert (manifest["seed"], manifest["device"]) == (0, described())
 
 
 def test_data_csv_lists_every_image(finished: Any) -> None:
