@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from meds.core import files
+from meds.core import checkpoint, files
 from meds.core.checkpoint import Checkpoints
 from meds.core.errors import ArtifactError, ResourceError
 from meds.core.feature_cache import SUFFIX, FeatureCache, bytes_per_image, folder_bytes
@@ -266,3 +267,30 @@ def test_checkpoints_of_other_trainings_are_left_alone(tmp_path: Path) -> None:
         found = Checkpoints(tmp_path, name).load()
         assert found is not None
         assert found["weight"].item() == value
+
+
+@pytest.mark.parametrize(("asked", "took", "waits"), [(None, 0.1, 20), (None, 6.0, 200), ("2", 6.0, 2), ("0", 6.0, 0)])
+def test_a_checkpoint_that_takes_long_is_written_less_often_unless_the_seconds_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str | None, took: float, waits: float
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now)
+    write = checkpoint.files.write_named_by_checksum
+
+    def slowly(*arguments: Any) -> Path:
+        nonlocal now
+        now += took
+        return write(*arguments)
+
+    monkeypatch.setattr(checkpoint.files, "write_named_by_checksum", slowly)
+    if asked is not None:
+        monkeypatch.setenv("MEDS_CHECKPOINT_SECONDS", asked)
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.due() == (waits == 0)
+    now += 20
+    assert checkpoints.due()
+    checkpoints.save(1, {"weight": torch.zeros(1)})
+    now += waits * 0.999
+    assert checkpoints.due() == (waits == 0)
+    now += waits * 0.002
+    assert checkpoints.due()

@@ -1,7 +1,9 @@
-"""Training checkpoints: a state that continues to the same bits, written at most every few seconds."""
+"""Training checkpoints: a state that continues to the same bits, written every few seconds or minutes."""
 
 from __future__ import annotations
 
+import math
+import os
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -16,28 +18,38 @@ from meds.core.home import number_from_environment
 from meds.core.store import tensor_bytes
 
 SUFFIX = ".safetensors"
+SECONDS = "MEDS_CHECKPOINT_SECONDS"
+_USUAL_SECONDS = 20.0
+_LARGEST_SHARE = 0.03
 
 
 class Checkpoints:
-    """The checkpoints of one training, newest wins; a damaged one is passed over."""
+    """The checkpoints of one training, newest wins; a damaged one is passed over.
+
+    One is due every 20 seconds, or less often where writing a large one would take more than 3 % of the time; every so
+    many seconds, whatever it takes, if MEDS_CHECKPOINT_SECONDS says so.
+    """
 
     def __init__(self, folder: Path, name: str = "checkpoint") -> None:
         # A class may be called "bolt" and another "bolt-m6" or "m6/bolt": quoted, each is one file name of its own.
         self.folder, self.name = folder, quote(name, safe=" ")
-        self.interval = number_from_environment("MEDS_CHECKPOINT_SECONDS", 20.0)
-        self._last = time.monotonic()
+        self.interval = number_from_environment(SECONDS, _USUAL_SECONDS)
+        self._share = math.inf if os.environ.get(SECONDS, "").strip() else _LARGEST_SHARE
+        self._last, self._took = time.monotonic(), 0.0
 
     def due(self) -> bool:
-        """Whether the interval has passed since the last save."""
-        return time.monotonic() - self._last >= self.interval
+        """Whether enough time has passed since the last save."""
+        return time.monotonic() - self._last >= max(self.interval, self._took / self._share)
 
     def save(self, position: int, state: Mapping[str, Tensor]) -> None:
         """Write the state at a position and drop older checkpoints."""
+        start = time.monotonic()
         path = files.write_named_by_checksum(self.folder, f"{self.name}-{position:09d}", SUFFIX, tensor_bytes(state))
         for other in self._all():
             if other != path:
                 other.unlink(missing_ok=True)
         self._last = time.monotonic()
+        self._took = self._last - start
 
     def load(self) -> dict[str, Tensor] | None:
         """The newest whole state, None if there is none."""

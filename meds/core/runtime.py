@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from meds.core.allocator import freed_memory_stays
 from meds.core.errors import ResourceError
 
 Item = TypeVar("Item")
@@ -59,6 +60,10 @@ class Runtime:
             return 0
         free, _ = torch.cuda.mem_get_info(self.device)
         return free // 3
+
+    def training_memory(self) -> AbstractContextManager[None]:
+        """Within it a training step on a processor uses again what the one before has freed."""
+        return freed_memory_stays() if self.device.type == "cpu" else nullcontext()
 
     def place(self, module: nn.Module) -> nn.Module:
         """Move a network to the device; the memory layout is the network's own choice."""

@@ -147,7 +147,7 @@ def train(
         _restore(student, optimiser, plan, saved)
     batches = batches_of(order, length)
     student.train()
-    with context.reporter.bar(title, length.iterations) as bar:
+    with context.runtime.training_memory(), context.reporter.bar(title, length.iterations) as bar:
         bar.advance(iteration)
         while iteration < length.iterations:
             if batch >= len(batches):

@@ -20,9 +20,11 @@ from meds.core.registry import Options
 from meds.core.student import EvaluationDefaults, Progress, TrainingDefaults
 from meds.plugins.students.dinomaly import DinomalyOptions
 from meds.plugins.students.linear_attention import linear_attention
+from meds.plugins.students.precision import at_least_float32
 from meds.plugins.students.transformer_layers import (
     Perceptron,
     group_outputs,
+    in_pieces,
     layer_norm,
     start_values,
     to_map,
@@ -111,12 +113,22 @@ class Dinomaly(TransformerStudent):
             tokens = torch.cat([to_tokens(self.fused(prefix)), tokens], dim=1)
         for part in self.bottleneck:
             tokens = part(tokens)
+        # All blocks add to these. In half precision the rounding of the sums would tell in the loss.
+        tokens = at_least_float32(tokens)
+        hidden = int(self.width * self.options.mlp_ratio)
+        pieces = in_pieces(tokens, hidden) if self.training else [slice(None)]
+        decoded = [self._decode(tokens[piece]) for piece in pieces]
+        groups = decoded[0] if len(decoded) == 1 else [torch.cat(group) for group in zip(*decoded, strict=True)]
+        patches = height * width
+        return [to_map(group[:, -patches:], height, width) for group in groups]
+
+    def _decode(self, tokens: Tensor) -> list[Tensor]:
+        """The groups' tokens [B, N, C] from those of the bottleneck."""
         outputs = []
         for block in self.decoder:
             tokens = block(tokens)
             outputs.append(tokens)
-        patches = height * width
-        return [to_map(group[:, -patches:], height, width) for group in group_outputs(outputs, self.taps)]
+        return group_outputs(outputs, self.taps)
 
     def loss(self, targets: Sequence[Tensor], outputs: Sequence[Tensor], progress: Progress) -> Tensor:
         """Global cosine loss with hard mining (sec. 3.5); scalar in [0, 2].

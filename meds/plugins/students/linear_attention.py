@@ -26,8 +26,10 @@ class _LinearAttention(torch.autograd.Function):
         query, key = features.unbind(0)
         with torch.autocast(qkv.device.type, enabled=False):
             state = key.transpose(2, 3) @ value
-            sums = key.sum(dim=2, keepdim=True)
-            total = (query @ sums.transpose(2, 3)).add_(epsilon)
+            # Rounded to half precision, the sum over all tokens would be wrong in the same way for all of them.
+            exact = torch.promote_types(qkv.dtype, torch.float32)
+            sums = key.sum(dim=2, keepdim=True, dtype=exact)
+            total = (query.to(exact) @ sums.transpose(2, 3)).add_(epsilon)
             output = (query @ state).div_(total)
         context.save_for_backward(features, value, state, sums, total, output)
         return output.transpose(1, 2).reshape(batch, count, -1)
@@ -46,7 +48,7 @@ class _LinearAttention(torch.autograd.Function):
             of_total = (gradient * output).sum(dim=3, keepdim=True).neg_()
             of_state = query.transpose(2, 3) @ gradient
             torch.matmul(gradient, state.transpose(2, 3), out=result[0])
-            result[0].addcmul_(of_total, sums)
+            result[0].addcmul_(of_total, sums.to(value.dtype))
             torch.matmul(value, of_state.transpose(2, 3), out=result[1])
             result[1].add_(of_total.transpose(2, 3) @ query)
             torch.matmul(key, of_state, out=result[2])

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from meds.plugins.students.precision import at_least_float32
 
 NORM_EPSILON = 1e-8
+_PIECE_ELEMENTS = 2**23
 
 
 class Perceptron(nn.Module):
@@ -67,6 +68,19 @@ def to_tokens(maps: Tensor) -> Tensor:
 def to_map(tokens: Tensor, height: int, width: int) -> Tensor:
     """[B, H * W, C] -> [B, C, H, W]."""
     return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, height, width)
+
+
+def in_pieces(tokens: Tensor, hidden: int) -> list[slice]:
+    """Images of a batch [B, N, C] whose hidden values [b, N, hidden] a processor can hold close by; all on a GPU.
+
+    Images do not see each other in a decoder, so that pieces of a batch give what the whole gives. Large ones take
+    longer: ViT-B/14 at 392² with 16 images 1.2 times as long as with 4.
+    """
+    count, each = tokens.shape[:2]
+    if tokens.device.type != "cpu":
+        return [slice(0, count)]
+    pieces = min(count, -(-count * each * hidden // _PIECE_ELEMENTS))
+    return [slice(count * i // pieces, count * (i + 1) // pieces) for i in range(pieces)]
 
 
 def decoder_shares(taps: Sequence[int], depth: int) -> list[int] | None:
