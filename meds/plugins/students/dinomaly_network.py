@@ -19,6 +19,7 @@ from meds.core.layer_names import mean_of, parse
 from meds.core.registry import Options
 from meds.core.student import EvaluationDefaults, Progress, TrainingDefaults
 from meds.plugins.students.dinomaly import DinomalyOptions
+from meds.plugins.students.global_cosine import weighted_global_cosine
 from meds.plugins.students.linear_attention import linear_attention
 from meds.plugins.students.precision import at_least_float32
 from meds.plugins.students.transformer_layers import (
@@ -29,7 +30,6 @@ from meds.plugins.students.transformer_layers import (
     start_values,
     to_map,
     to_tokens,
-    weighted_global_cosine,
 )
 from meds.plugins.students.transformer_options import TransformerOptions
 from meds.plugins.students.transformer_student import TransformerStudent

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from meds.core.backbone import Layer
 from meds.core.registry import Options
 from meds.core.student import EvaluationDefaults, Progress, TrainingDefaults
+from meds.plugins.students.global_cosine import weighted_global_cosine
 from meds.plugins.students.inp_former import INPFormerOptions
 from meds.plugins.students.transformer_layers import (
     Perceptron,
@@ -27,7 +28,6 @@ from meds.plugins.students.transformer_layers import (
     start_values,
     to_map,
     to_tokens,
-    weighted_global_cosine,
 )
 from meds.plugins.students.transformer_student import TransformerStudent
 

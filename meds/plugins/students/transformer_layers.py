@@ -1,15 +1,12 @@
-"""Building blocks that Dinomaly and INP-Former share: perceptrons, start values, tokens, the weighted loss."""
+"""Building blocks that Dinomaly and INP-Former share: perceptrons, start values, tokens, groups of blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from meds.plugins.students.precision import at_least_float32
 
 NORM_EPSILON = 1e-8
 _PIECE_ELEMENTS = 2**23
@@ -104,34 +101,3 @@ def group_outputs(blocks: Sequence[Tensor], taps: Sequence[int]) -> list[Tensor]
         groups.append(torch.stack(backwards[:share]).mean(dim=0))
         backwards = backwards[share:]
     return groups
-
-
-class _ScaleGradient(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by weights."""
-
-    @staticmethod
-    def forward(context: Any, values: Tensor, weights: Tensor) -> Tensor:
-        context.save_for_backward(weights)
-        return values.view_as(values)
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0] * context.saved_tensors[0], None
-
-
-def weighted_global_cosine(
-    targets: Sequence[Tensor], outputs: Sequence[Tensor], weigh: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """Mean over groups and images of 1 - cos of whole maps [B, C, H, W], with the gradient weighted by patch.
-
-    `weigh` turns the patch distances 1 - cos over channels, [B, 1, H, W] without a gradient, into factors of the
-    gradient that reaches the output at that patch. The value of the loss does not depend on them.
-    """
-    terms = []
-    for target, output in zip(targets, outputs, strict=True):
-        teacher, student = at_least_float32(target.detach()), at_least_float32(output)
-        with torch.no_grad():
-            weights = weigh(1 - F.cosine_similarity(teacher, student, dim=1)[:, None])
-        scaled: Tensor = _ScaleGradient.apply(student, weights)
-        terms.append((1 - F.cosine_similarity(teacher.flatten(1), scaled.flatten(1), dim=1)).mean())
-    return torch.stack(terms).mean()
