@@ -98,6 +98,6 @@ def group_outputs(blocks: Sequence[Tensor], taps: Sequence[int]) -> list[Tensor]
     assert shares is not None, "teacher_layers refuses such groups"
     backwards, groups = list(reversed(blocks)), []
     for share in shares:
-        groups.append(torch.stack(backwards[:share]).mean(dim=0))
+        groups.append(sum(backwards[1:share], start=backwards[0]) / share)
         backwards = backwards[share:]
     return groups
