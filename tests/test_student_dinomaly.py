@@ -24,11 +24,12 @@ from meds.core.backbone import Layer
 from meds.core.errors import PluginError
 from meds.core.scoring import patch_distance
 from meds.core.student import Progress
+from meds.plugins.students import transformer_layers
 from meds.plugins.students.dinomaly import DinomalyOptions, meds_students
 from meds.plugins.students.dinomaly_network import Dinomaly, LinearAttention, mining_weights
 from meds.plugins.students.learning_rates import warm_cosine
 from meds.plugins.students.teacher_groups import Projection, block_groups
-from meds.plugins.students.transformer_layers import group_outputs
+from meds.plugins.students.transformer_layers import group_outputs, in_pieces
 
 PUBLISHED = {"heads": 4, "attention_epsilon": 0.0, "dropout": 0.0}
 
@@ -321,3 +322,30 @@ def test_bf16_trains_and_epsilon_keeps_it_finite(case: Recorded) -> None:
     loss.backward()
     assert loss.item() == pytest.approx(case.tensors["loss.global_cosine"].item(), rel=2e-2)
     assert all(torch.isfinite(p.grad).all() for p in case.student.parameters())
+
+
+def test_a_batch_in_pieces_is_the_whole_batch(case: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for elements in (1, 2**30):
+        monkeypatch.setattr(transformer_layers, "_PIECE_ELEMENTS", elements)
+        case.student.zero_grad()
+        outputs = case.student(case.features, case.classes)
+        case.student.loss(case.student.targets(case.features), outputs, Progress(500, 1000)).backward()
+        found.append([*outputs, *(parameter.grad for parameter in case.student.parameters())])
+    for pieces, whole in zip(*found, strict=True):
+        close(pieces, whole, 2e-6)
+
+
+@pytest.mark.parametrize(("count", "elements"), [(16, 2**23), (16, 1), (1, 1), (5, 3 * 785 * 64), (16, 2**40)])
+def test_pieces_are_alike_and_in_order(count: int, elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformer_layers, "_PIECE_ELEMENTS", elements)
+    tokens = torch.empty(count, 785, 4)
+    sizes = [len(tokens[piece]) for piece in in_pieces(tokens, 64)]
+    assert torch.equal(torch.cat([torch.arange(count)[piece] for piece in in_pieces(tokens, 64)]), torch.arange(count))
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) * 785 * 64 <= max(elements, 785 * 64)
+
+
+def test_a_gpu_takes_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformer_layers, "_PIECE_ELEMENTS", 1)
+    assert in_pieces(torch.empty(16, 785, 4, device="meta"), 64) == [slice(0, 16)]
