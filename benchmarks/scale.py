@@ -203,7 +203,7 @@ def main() -> None:
     gpu = on_accelerator(counted, H100, here["read"], here["decode"])
     print({name: f"{value:.4g}" for name, value in counted.items()}, f"{stored=} {read=}")
     rows = []
-    for place, unit in (("this processor", here), (H100.name, gpu)):
+    for place, unit in (("this machine", here), (H100.name, gpu)):
         print(place, {name: f"{value:.3g} s" for name, value in unit.items()})
         for data in DATA_SETS:
             for interval in (1, interval_of_enough_passes(sum(data.classes), BATCH, data.iterations, 1.0)):

@@ -1,9 +1,11 @@
 """Times a training step of Dinomaly in meds against anomalib's Dinomaly, which runs the encoder at every step.
 
-    python benchmarks/training_step.py [--model small|base] [--image-size 392] [--dropout P] [--json FILE]
+    python benchmarks/training_step.py [--model small|base] [--image-size 392] [--batch-size 16] [--dropout P]
+        [--peer-autocast] [--json FILE]
 
 Random weights on both sides. The peer is anomalib's own model, optimiser (StableAdamW) and clipping, encoder and
-decoder in float32 as it comes, which is also how the students' published code trains. In meds the encoder has run
+decoder in float32 as it comes, which is also how the students' published code trains, or, if asked, under autocast in
+bf16. Both run on the GPU where there is one. In meds the encoder has run
 once for each image before the training, and its features come from the cache; that time is printed beside the step.
 """
 
@@ -27,6 +29,7 @@ from meds.core.context import stage_context
 from meds.core.extract import extract_features
 from meds.core.pipeline import Pipeline
 from meds.core.registry import registry
+from meds.core.runtime import wait_for_device
 from meds.core.spec import resolve_spec
 from meds.core.spec_source import SpecSource
 from meds.core.stage import SilentReporter
@@ -95,24 +98,27 @@ class Meds:
         return losses, [after - before for before, after in itertools.pairwise(times)]
 
 
-def peer_seconds(given: argparse.Namespace, steps: int) -> list[float]:
+def peer_seconds(given: argparse.Namespace, steps: int, device: torch.device) -> list[float]:
     """Seconds of training steps of anomalib's Dinomaly, the first not counted."""
     from anomalib.models.image.dinomaly.components import StableAdamW
     from anomalib.models.image.dinomaly.lightning_model import TRAINING_CONFIG, Dinomaly
 
     with random_encoders():
-        peer = Dinomaly(encoder_name=MODELS[given.model])
+        peer = Dinomaly(encoder_name=MODELS[given.model]).to(device)
     optimiser = StableAdamW([{"params": peer.trainable_modules.parameters()}], **TRAINING_CONFIG["optimizer"])
     peer.model.train()
     taken = []
     for step in range(steps + 1):
-        images = torch.rand(given.batch_size, 3, given.image_size, given.image_size)
+        images = torch.rand(given.batch_size, 3, given.image_size, given.image_size, device=device)
+        wait_for_device()
         start = time.perf_counter()
         optimiser.zero_grad()
-        loss = peer.model(images, global_step=step)
+        with torch.autocast(device.type, torch.bfloat16, enabled=given.peer_autocast):
+            loss = peer.model(images, global_step=step)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(peer.trainable_modules.parameters(), 0.1)
         optimiser.step()
+        wait_for_device()
         taken.append(time.perf_counter() - start)
     return taken[1:]
 
@@ -131,6 +137,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each side")
     parser.add_argument("--compare-losses", type=int, default=0, help="steps to compare with float32 (slow)")
+    parser.add_argument("--peer-autocast", action="store_true", help="the peer under autocast in bf16")
     parser.add_argument("--dropout", type=float, help="0 for losses on a GPU, whose masks depend on the precision")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -139,7 +146,7 @@ def main() -> None:
         meds = Meds(given, "auto")
         losses, ours = meds.losses(max(given.steps, given.compare_losses) + 1, given.batch_size)
         difference = largest_difference(given, losses) if given.compare_losses else None
-    theirs = peer_seconds(given, given.steps)
+    theirs = peer_seconds(given, given.steps, meds.context.runtime.device)
     step, peer = sorted(ours)[len(ours) // 2], sorted(theirs)[len(theirs) // 2]
     what = f"Dinomaly, ViT-{given.model}, {given.image_size}x{given.image_size}, batches of {given.batch_size}"
     print(f"{what}: meds {step:.2f} s a step ({meds.context.runtime.precision}), anomalib {peer:.2f} s")

@@ -145,3 +145,8 @@ def test_reading_a_batch_ahead_as_on_an_accelerator_changes_no_bit(tmp_path: Pat
         distill(iterations=7, batch_size=5).run(context)
         states.append(load_file(tmp_path / "output" / "student.safetensors"))
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_partitions_share_what_a_device_holds(tmp_path: Path) -> None:
+    context, _ = made(tmp_path)
+    assert context.within(context.partitions[0]).device_features is context.device_features

@@ -33,17 +33,18 @@ class DeviceFeatures:
         if self._limit is None:
             self._limit = self._runtime.spare_bytes()
         missing = list(dict.fromkeys(digest for digest in digests if (layer, digest) not in self._held))
-        sent: dict[str, Tensor] = {}
-        if missing:
-            maps = self._runtime.put(self._cache.read(missing, layer))
-            sent = dict(zip(missing, maps.unbind(), strict=True))
-            # All or nothing: a part would keep the whole batch in memory.
-            if self._bytes + maps.nbytes <= self._limit:
-                self._held.update({(layer, digest): value for digest, value in sent.items()})
-                self._bytes += maps.nbytes
-            if len(missing) == len(digests):
-                return maps
-        return [sent[digest] if digest in sent else self._held[layer, digest] for digest in digests]
+        if not missing:
+            return [self._held[layer, digest] for digest in digests]
+        maps = self._runtime.put(self._cache.read(missing, layer))
+        # All or nothing: a part would keep the whole batch in memory.
+        fits = self._bytes + maps.nbytes <= self._limit
+        if not fits and len(missing) == len(digests):
+            return maps
+        sent = {(layer, digest): value for digest, value in zip(missing, maps, strict=True)}
+        if fits:
+            self._held.update(sent)
+            self._bytes += maps.nbytes
+        return [sent[key] if key in sent else self._held[key] for key in ((layer, digest) for digest in digests)]
 
 
 def as_batch(maps: Tensor | list[Tensor]) -> Tensor:

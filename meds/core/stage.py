@@ -114,7 +114,10 @@ class StageContext:
         """This context for the student of a partition: `new_model` makes it for the partition's classes alone, and
         `class_tensor` counts among these.
         """
-        return replace(self, own=partition)
+        view = replace(self, own=partition)
+        # One for all partitions of a stage: together they may take no more than one may.
+        view.device_features = self.device_features
+        return view
 
     def student_layers(self) -> tuple[str, ...]:
         """Names of the layers that the student reads."""

@@ -78,8 +78,8 @@ class Dinomaly(TransformerStudent):
 
     def __init__(self, options: DinomalyOptions, layers: Sequence[Layer], class_names: Sequence[str]) -> None:
         super().__init__(options, layers, class_names)
-        hidden = int(self.width * options.mlp_ratio)
-        self.bottleneck = nn.ModuleList([Perceptron(self.width, hidden, options.dropout, drop_input=True)])
+        self.hidden = int(self.width * options.mlp_ratio)
+        self.bottleneck = nn.ModuleList([Perceptron(self.width, self.hidden, options.dropout, drop_input=True)])
         self.decoder = nn.ModuleList(DecoderBlock(self.width, options, self.heads) for _ in range(options.depth))
         start_values(self)
         self.load_published()
@@ -115,8 +115,7 @@ class Dinomaly(TransformerStudent):
             tokens = part(tokens)
         # All blocks add to these. In half precision the rounding of the sums would tell in the loss.
         tokens = at_least_float32(tokens)
-        hidden = int(self.width * self.options.mlp_ratio)
-        pieces = in_pieces(tokens, hidden) if self.training else [slice(None)]
+        pieces = in_pieces(tokens, self.hidden) if self.training else [slice(None)]
         decoded = [self._decode(tokens[piece]) for piece in pieces]
         groups = decoded[0] if len(decoded) == 1 else [torch.cat(group) for group in zip(*decoded, strict=True)]
         patches = height * width

@@ -54,12 +54,9 @@ class StableAdamW(torch.optim.Optimizer):
             moving = [parameter for parameter in group["params"] if parameter.grad is not None]
             for parameter in moving:
                 self._count(parameter, group["amsgrad"])
-            if self._foreach or (self._foreach is None and any(p.device.type != "cpu" for p in moving)):
-                for step, parameters in self._by_step(moving).items():
-                    self._update_together(parameters, step, group)
-            else:
-                for parameter in moving:
-                    self._update(parameter, group)
+            together = any(p.device.type != "cpu" for p in moving) if self._foreach is None else self._foreach
+            for parameters in self._by_step(moving) if together else [[parameter] for parameter in moving]:
+                self._update(parameters, group)
         return loss
 
     def _count(self, parameter: Tensor, amsgrad: bool) -> None:
@@ -70,30 +67,16 @@ class StableAdamW(torch.optim.Optimizer):
             state.update({name: torch.zeros_like(parameter) for name in names})
         state["step"] += 1
 
-    def _by_step(self, parameters: Sequence[Tensor]) -> dict[int, list[Tensor]]:
-        """The parameters by the number of steps that each has taken."""
+    def _by_step(self, parameters: Sequence[Tensor]) -> list[list[Tensor]]:
+        """The parameters in groups that have taken as many steps."""
         found: dict[int, list[Tensor]] = {}
         for parameter in parameters:
             found.setdefault(self.state[parameter]["step"], []).append(parameter)
-        return found
+        return list(found.values())
 
-    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        state, gradient = self.state[parameter], parameter.grad
-        assert gradient is not None
-        first, second = group["betas"]
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        mean, square = state["exp_avg"], state["exp_avg_sq"]
-        mean.lerp_(gradient, 1 - first)
-        square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        if group["amsgrad"]:
-            square = torch.maximum(state["max_exp_avg_sq"], square, out=state["max_exp_avg_sq"])
-        denominator = square.sqrt().div_(math.sqrt(1 - second ** state["step"])).add_(group["eps"])
-        size = (gradient / denominator).square_().mean().sqrt_().div_(group["clip_threshold"]).clamp_(min=1.0)
-        update = torch.div(mean, denominator, out=denominator).div_(size)
-        parameter.add_(update, alpha=-group["lr"] / (1 - first ** state["step"]))
-
-    def _update_together(self, parameters: list[Tensor], step: int, group: dict[str, Any]) -> None:
-        """What `_update` does, for many tensors that have taken as many steps."""
+    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Move parameters that have taken as many steps, this one included."""
+        step = self.state[parameters[0]]["step"]
         gradients = [p.grad for p in parameters if p.grad is not None]
         means, squares = ([self.state[p][name] for p in parameters] for name in ("exp_avg", "exp_avg_sq"))
         first, second = group["betas"]

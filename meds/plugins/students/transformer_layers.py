@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from meds.plugins.students.precision import at_least_float32
+
 NORM_EPSILON = 1e-8
 _PIECE_ELEMENTS = 2**23
 
@@ -97,6 +99,7 @@ def group_outputs(blocks: Sequence[Tensor], taps: Sequence[int]) -> list[Tensor]
     assert shares is not None, "teacher_layers refuses such groups"
     backwards, groups = list(reversed(blocks)), []
     for share in shares:
-        groups.append(sum(backwards[1:share], start=backwards[0]) / share)
+        # Their sum in half precision would be rounded at every block.
+        groups.append(sum(backwards[1:share], start=at_least_float32(backwards[0])) / share)
         backwards = backwards[share:]
     return groups
