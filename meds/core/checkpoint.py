@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -33,8 +32,9 @@ class Checkpoints:
     def __init__(self, folder: Path, name: str = "checkpoint") -> None:
         # A class may be called "bolt" and another "bolt-m6" or "m6/bolt": quoted, each is one file name of its own.
         self.folder, self.name = folder, quote(name, safe=" ")
-        self.interval = number_from_environment(SECONDS, _USUAL_SECONDS)
-        self._share = math.inf if os.environ.get(SECONDS, "").strip() else _LARGEST_SHARE
+        given = number_from_environment(SECONDS)
+        self.interval = _USUAL_SECONDS if given is None else given
+        self._share = _LARGEST_SHARE if given is None else math.inf
         self._last, self._took = time.monotonic(), 0.0
 
     def due(self) -> bool:

@@ -19,14 +19,17 @@ def meds_home() -> Path:
 
 def cache_limit_bytes() -> int:
     """Largest size of the feature cache: MEDS_CACHE_GIB gibibytes, 50 by default."""
-    return int(number_from_environment("MEDS_CACHE_GIB", 50.0) * 2**30)
+    given = number_from_environment("MEDS_CACHE_GIB")
+    return int((50.0 if given is None else given) * 2**30)
 
 
-def number_from_environment(name: str, default: float) -> float:
-    """A number of at least 0 from the environment; UserError if it is none."""
+def number_from_environment(name: str) -> float | None:
+    """A number of at least 0 from the environment, None where it is not set or blank; UserError for anything else."""
     text = os.environ.get(name, "")
+    if not text.strip():
+        return None
     try:
-        value = float(text) if text.strip() else default
+        value = float(text)
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
