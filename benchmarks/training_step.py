@@ -12,6 +12,7 @@ once for each image before the training, and its features come from the cache; t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import math
 import os
@@ -37,6 +38,10 @@ from meds.core.training import AllImages, TrainingLength, train
 from meds.stages.fit import own_objective
 
 MODELS = {"small": "vit_small_patch14_dinov2", "base": "vit_base_patch14_dinov2"}
+
+
+class _EnoughError(Exception):
+    """All losses that were asked for are there."""
 
 
 class Meds:
@@ -68,8 +73,19 @@ class Meds:
         self.encoder_seconds = (time.perf_counter() - start) / len(samples)
         self.context = stage_context(pipeline, "fit")
 
-    def losses(self, steps: int, batch_size: int) -> tuple[list[float], list[float]]:
-        """The loss of each step and the seconds from one step's loss to the next one's."""
+    def losses(self, steps: int, batch_size: int, rounded: bool = False) -> tuple[list[float], list[float]]:
+        """The losses of the first steps of a training, and the seconds from one step's loss to the next one's.
+
+        The training is one of the student's own length: a shorter one would warm up faster and learn otherwise. Its
+        start values are rounded to bf16 if asked.
+        """
+        student = self.context.new_student("all")
+        if rounded:
+            with torch.no_grad():
+                for values in student.parameters():
+                    values.copy_(values.bfloat16())
+        iterations = student.training_defaults().iterations
+        assert iterations is not None
         losses: list[float] = []
         times: list[float] = []
         objective = own_objective(self.context)
@@ -78,20 +94,22 @@ class Meds:
             loss = objective(*arguments)
             losses.append(loss.item())
             times.append(time.perf_counter())
+            if len(losses) == steps:
+                raise _EnoughError
             return loss
 
         samples = self.context.data.train
-        with tempfile.TemporaryDirectory() as work:
+        with tempfile.TemporaryDirectory() as work, contextlib.suppress(_EnoughError):
             checkpoints = Checkpoints(Path(work), "benchmark")
             # Their share of a training is small and known, but one of them would be much of a few steps.
             checkpoints.interval = math.inf
             train(
                 self.context,
-                self.context.new_student("all"),
+                student,
                 samples,
                 recorded,
                 AllImages(len(samples), 0),
-                TrainingLength(steps, batch_size, True),
+                TrainingLength(iterations, batch_size, True),
                 checkpoints,
                 "benchmark",
             )
@@ -123,10 +141,20 @@ def peer_seconds(given: argparse.Namespace, steps: int, device: torch.device) ->
     return taken[1:]
 
 
-def largest_difference(given: argparse.Namespace, found: Sequence[float]) -> float:
-    """Largest relative difference of the losses of a training from those of the same training in float32."""
-    exact, _ = Meds(given, "fp32").losses(len(found), given.batch_size)
-    return max(abs(a - b) / abs(b) for a, b in zip(found, exact, strict=True))
+def differences(given: argparse.Namespace, found: Sequence[float]) -> dict[str, float]:
+    """Largest relative differences of losses from those of the same training in float32.
+
+    Of the losses that were found and, to see how much of it any rounding makes, of a training in float32 whose start
+    values alone are rounded to bf16; each in the first 20 steps and in all.
+    """
+    meds = Meds(given, "fp32")
+    exact, _ = meds.losses(len(found), given.batch_size)
+    rounded, _ = meds.losses(len(found), given.batch_size, rounded=True)
+    largest: dict[str, float] = {}
+    for name, losses in (("own", found), ("rounded start", rounded)):
+        apart = [abs(a - b) / abs(b) for a, b in zip(losses, exact, strict=True)]
+        largest |= {f"{name}, first 20": max(apart[:20]), name: max(apart)}
+    return largest
 
 
 def main() -> None:
@@ -145,16 +173,16 @@ def main() -> None:
         os.environ["MEDS_HOME"] = home
         meds = Meds(given, "auto")
         losses, ours = meds.losses(max(given.steps, given.compare_losses) + 1, given.batch_size)
-        difference = largest_difference(given, losses) if given.compare_losses else None
+        apart = differences(given, losses) if given.compare_losses else {}
     theirs = peer_seconds(given, given.steps, meds.context.runtime.device)
     step, peer = sorted(ours)[len(ours) // 2], sorted(theirs)[len(theirs) // 2]
     what = f"Dinomaly, ViT-{given.model}, {given.image_size}x{given.image_size}, batches of {given.batch_size}"
     print(f"{what}: meds {step:.2f} s a step ({meds.context.runtime.precision}), anomalib {peer:.2f} s")
     print(f"ratio {peer / step:.1f}; the encoder took meds {meds.encoder_seconds:.3f} s an image, once")
-    if difference is not None:
-        print(f"losses of {given.compare_losses} steps: at most {100 * difference:.2f} % from float32")
+    for name, difference in apart.items():
+        print(f"losses of {given.compare_losses} steps, {name}: at most {100 * difference:.2f} % from float32")
     figures = {"what": what, "meds_seconds": step, "peer_seconds": peer, "ratio": peer / step}
-    figures |= {"encoder_seconds_an_image": meds.encoder_seconds, "largest_loss_difference": difference}
+    figures |= {"encoder_seconds_an_image": meds.encoder_seconds, "largest_loss_differences": apart}
     write_result(given.json, figures, "anomalib")
 
 

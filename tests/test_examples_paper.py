@@ -55,6 +55,14 @@ def test_timm_has_weights_for_every_backbone() -> None:
     assert {model for model, *_ in BACKBONES.values()} <= set(timm.list_pretrained())
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("student", STUDENTS)
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_every_spec_plans(dataset: str, student: str, method: str, meds: Callable[..., Finished]) -> None:
+    done = meds("plan", FOLDER / f"{dataset}-{student}-{method}.yaml", "--without-data")
+    assert done.code == 0, done.err
+
+
 @pytest.mark.parametrize("student", STUDENTS)
 def test_specs_plan_without_data_and_weights(student: str, meds: Callable[..., Finished]) -> None:
     spec = FOLDER / f"visa-{student}-meds.yaml"
@@ -77,7 +85,15 @@ def test_lengths_and_mining_differ_within_meds() -> None:
     assert [options("inp-former", m).epochs for m in METHODS] == [200, 100]
     assert [options("hvq", m).epochs for m in METHODS] == [1000, 200]
     assert [options("rd", m).epochs for m in METHODS] == [200, 200]
+    assert [options("hvq", m).drop_at for m in METHODS] == [0.8, 1.0]
     assert options("dinomaly", "plain").iterations is None
+
+
+def test_numbers_and_padding_are_as_published() -> None:
+    specs = [read(*row) for row in product(DATASETS, STUDENTS, METHODS)]
+    assert {spec.precision for spec in specs} == {"fp32"}
+    assert {read(d, "hvq", m).backbone.options.padding_size for d, m in product(DATASETS, METHODS)} == {380}
+    assert {read(d, "rd", "meds").stages[2].options.batch_statistics for d in DATASETS} == {"selected"}
 
 
 def test_what_is_written_wins_over_the_selecting_values() -> None:

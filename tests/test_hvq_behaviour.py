@@ -93,6 +93,10 @@ def test_start_values_depend_on_torch_s_generator_only() -> None:
     attention = wide.encoder.layers[0].self_attn
     assert float(attention.in_proj_weight.detach().std()) == pytest.approx(math.sqrt(2 / (4 * 128)), rel=0.02)
     assert not attention.in_proj_bias.any()
+    for stack in (wide.encoder, wide.decoder):
+        first, *others = (layer.state_dict() for layer in stack.layers)
+        assert others, "as published, the layers of a stack start alike"
+        assert all(torch.equal(value, other[name]) for other in others for name, value in first.items())
     assert float(wide.lower.codes.std()) == pytest.approx(1.0, rel=0.02)
     assert torch.equal(wide.lower.codes, wide.lower.sums)
     rows = wide.position.rows.detach()

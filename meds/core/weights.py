@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -19,7 +23,8 @@ from meds.core.errors import PluginError, first_line
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The named tensors of a safetensors or torch file; nothing in the file is executed.
 
-    A torch file may hold them under "state_dict" or "model"; tables within it get their names joined by dots.
+    A torch file may hold them under "state_dict" or "model", beside numbers and settings (numpy's and easydict's too);
+    tables within it get their names joined by dots.
 
     Raises:
         PluginError: the file is missing, unreadable or holds something else.
@@ -31,7 +36,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             found: Any = safetensors.torch.load_file(path)
         else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            found = _torch_file(path)
+    except UnpicklingError as error:
+        raise PluginError(_more_than_tensors(path, error)) from error
     except Exception as error:
         raise PluginError(f"The weights file '{path}' cannot be read: {first_line(error)}") from error
     for wrapper in ("state_dict", "model"):
@@ -42,6 +49,25 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         raise PluginError(f"The weights file '{path}' holds no table of named tensors.")
     return dict(found)
+
+
+def _torch_file(path: Path) -> Any:
+    # Numbers and tables of these libraries lie beside the tensors in published checkpoints; they are read as data.
+    number: Any = np.float64(0).__reduce__()[0]
+    known = [(number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    kinds = [np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType, np.dtypes.Int64DType]
+    with torch.serialization.safe_globals([*known, *kinds, (OrderedDict, "easydict.EasyDict")]):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _more_than_tensors(path: Path, error: Exception) -> str:
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if found is None:
+        return f"The weights file '{path}' cannot be read: it is damaged or no torch file."
+    return (
+        f"The weights file '{path}' holds an object ({found[1]}) that is not opened, because that could run a program: "
+        "save the tensors alone, as with torch.save(model.state_dict(), FILE)."
+    )
 
 
 def _flat(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import timm
 from torch import Tensor
 
 from meds.core.weights import read_weights
 from meds.plugins.backbones import dinov2_weights
-from meds.plugins.backbones.timm_weights import packaged_lite0_weights, rename_lite0
+from meds.plugins.backbones.timm_weights import packaged_lite0_weights, with_timm_names
 
 LITE0 = "tf_efficientnet_lite0"
 DINOV2_SMALL = "vit_small_patch14_dinov2"
@@ -24,7 +23,7 @@ def packaged_weights(model: str) -> dict[str, Tensor] | None:
     architecture = model.partition(".")[0]
     if architecture == LITE0:
         path = packaged_lite0_weights()
-        return rename_lite0(read_weights(path), timm.create_model(LITE0), f"The weights file '{path}'")
+        return dict(with_timm_names(read_weights(path), LITE0, f"The weights file '{path}'"))
     if architecture == DINOV2_SMALL:
         return dinov2_weights.packaged_weights()
     return None

@@ -21,6 +21,12 @@ class TimmOptions(EncoderOptions):
     weights: Path | None = Field(
         default=None, description="A local torch or safetensors file; default: timm fetches the weights."
     )
+    padding_size: int | None = Field(
+        default=None,
+        ge=8,
+        description="Side of the images for which a TensorFlow model (`tf_...`) is padded, as by code "
+        "that fixes the padding when it makes a network; default: the side at hand.",
+    )
 
 
 @hookimpl

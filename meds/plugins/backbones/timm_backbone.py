@@ -16,14 +16,14 @@ from meds.core.weights import backbone_fingerprint, read_weights
 from meds.plugins.backbones.dinov2 import DINOv2SmallOptions
 from meds.plugins.backbones.dinov2_weights import DINOV2_PATCH, packaged_weights, resize_positions
 from meds.plugins.backbones.efficientnet_lite0 import EfficientNetLite0Options
+from meds.plugins.backbones.fixed_padding import fix_padding
 from meds.plugins.backbones.timm import TimmOptions
 from meds.plugins.backbones.timm_weights import (
-    LITE0_FIRST_NAME,
     fetching,
     kept_file,
     load_weights,
     packaged_lite0_weights,
-    rename_lite0,
+    with_timm_names,
 )
 
 LITE0_ARCHITECTURE = "tf_efficientnet_lite0"
@@ -160,10 +160,7 @@ class EfficientNetLite0(TimmBackbone):
         if options.pretrained or options.weights is not None:
             path = options.weights or packaged_lite0_weights()
             source = f"The weights file '{path}'"
-            state = read_weights(path)
-            if LITE0_FIRST_NAME in state:
-                state = rename_lite0(state, timm.create_model(LITE0_ARCHITECTURE), source)
-            load_weights(model, state, source)
+            load_weights(model, with_timm_names(read_weights(path), LITE0_ARCHITECTURE, source), source)
         half = (0.5, 0.5, 0.5)
         size = options.image_size
         preprocessing = Preprocessing(options.resize or size, size, half, half)
@@ -215,7 +212,12 @@ class TimmModel(TimmBackbone):
             _triple(config.mean, IMAGENET_MEAN),
             _triple(config.std, IMAGENET_STD),
         )
-        super().__init__("timm", options.model, model, preprocessing)
+        architecture = options.model
+        if options.padding_size is not None:
+            model.eval()
+            fix_padding(model, options.padding_size, options.model)
+            architecture += f" padded as for {options.padding_size} pixels"
+        super().__init__("timm", architecture, model, preprocessing)
 
 
 def _triple(values: Sequence[float] | None, default: tuple[float, float, float]) -> tuple[float, float, float]:
@@ -259,7 +261,8 @@ def _open(options: TimmOptions, extra: dict[str, Any]) -> nn.Module:
     path = options.weights or (kept_file(options.model) if options.pretrained else None)
     if path is not None:
         model = _random_model(options.model, options.seed, **extra)
-        load_weights(model, read_weights(path), f"The weights file '{path}'")
+        source = f"The weights file '{path}'"
+        load_weights(model, with_timm_names(read_weights(path), options.model, source), source)
         return model
     if not options.pretrained:
         return _random_model(options.model, options.seed, **extra)

