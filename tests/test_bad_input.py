@@ -202,6 +202,12 @@ def test_a_failure_prints_the_command_that_continues(project: Any, tiny_spec: di
     assert done.err.startswith("meds: ")
 
 
+def test_a_command_that_must_fail_again_is_not_printed(project: Any, tiny_spec: dict[str, Any]) -> None:
+    done = project.run("--until", "nope", spec=tiny_spec)
+    assert done.code == 2
+    assert "Continue with" not in done.err
+
+
 def test_a_mistake_in_a_process_of_its_own(project: Any, tiny_spec: dict[str, Any]) -> None:
     tiny_spec["sede"] = 1
     command = [sys.executable, "-m", "meds", "run", str(project.write(tiny_spec)), "--runs-dir", str(project.runs)]

@@ -115,6 +115,15 @@ def test_thresholds_can_be_chosen_again(finished: Any, pictures: Path, meds: Cal
     assert (done.code, "lies between 0 and 1" in done.err) == (2, True)
 
 
+def test_its_own_pictures_are_no_images(finished: Any, pictures: Path, meds: Callable[..., Finished]) -> None:
+    out = pictures / "weave" / "predictions"
+    for given in (pictures / "weave", pictures / "weave", pictures / "weave" / "**" / "*.png"):
+        assert meds("predict", finished.runs / "tiny", given, "--output", out).code == 0
+        assert len(rows(out)) == 8
+    drawn = next((out / "heatmaps").iterdir())
+    assert meds("predict", finished.runs / "tiny", drawn, "--class", "weave", "--output", finished.root / "o").code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -124,6 +133,7 @@ def test_thresholds_can_be_chosen_again(finished: Any, pictures: Path, meds: Cal
             ["{root}/pictures", "--threshold", "1", "--false-alarm-rate", "0.1"],
             "both set the threshold; give one of them",
         ),
+        (["{root}/pictures", "--threshold", "nan"], "A threshold is a score, and nan is none; give a finite number."),
         (["{root}/pictures", "--class", "weav"], "--class weav: the run knows discs, weave"),
         (["{root}/loose.png"], "the run knows 2 classes (discs, weave) and no folder of this path"),
     ],

@@ -249,7 +249,24 @@ def test_a_damaged_artifact_is_named_and_computed_again(finished: Any) -> None:
     assert finished.file("metrics.json").read_bytes() == metrics
 
 
-def test_reports_of_another_spec_do_not_stay_behind(finished: Any) -> None:
+def test_reports_of_another_spec_are_put_away(finished: Any) -> None:
+    kept = ("spec.yaml", "data.csv", "metrics.json", "predictions.csv", "ranking.csv", "selection.csv")
+    before = {name: finished.file(name).read_bytes() for name in kept}
     finished.run_well("--set", "stages=[{type: memory}, {type: distill, iterations: 4, batch_size: 4}]")
     names = {path.name for path in finished.file("").iterdir()} - {".lock"}
-    assert names == {"spec.yaml", "run.json", "data.csv", "events.jsonl", "memory", "distill"}
+    assert names == {"spec.yaml", "run.json", "data.csv", "events.jsonl", "memory", "distill", "earlier"}
+    earlier = finished.file("earlier")
+    assert {path.name: path.read_bytes() for path in earlier.iterdir()} == before
+    finished.run_well("--set", "seed=5", "--until", "memory")
+    assert {path.name: path.read_bytes() for path in earlier.iterdir()} == before, "nothing took their place"
+
+
+def test_a_run_that_fails_keeps_the_reports_before_it(finished: Any, project: Any, tiny_spec: dict[str, Any]) -> None:
+    metrics = finished.file("metrics.json").read_bytes()
+    folder = project.root / "images"
+    folder.mkdir()
+    for number in range(6):
+        (folder / f"{number}.png").write_bytes(b"damaged")
+    done = finished.run("--set", f"dataset={{type: folder, path: {folder}}}", "--set", "noise=null")
+    assert done.code == 2
+    assert finished.file("earlier/metrics.json").read_bytes() == metrics

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from meds.core.predict import AnyPredictor, Prediction
 
 COLUMNS = ("path", "class", "score", "threshold", "decision", "heatmap", "mask")
+PICTURES = ("heatmap", "mask")
 BATCH = 8
 
 
@@ -42,7 +43,7 @@ def predict_images(request: PredictRequest) -> None:
     """
     if request.threshold is not None and request.false_alarm_rate is not None:
         raise UserError("--threshold and --false-alarm-rate both set the threshold; give one of them.")
-    paths = list(_files(request.images))
+    paths = list(_files(request.images, [request.output / f"{kind}s" for kind in PICTURES]))
     if not paths:
         raise UserError(f"No images were found in {', '.join(request.images)}.")
     from meds.core.stage import SilentReporter
@@ -129,9 +130,7 @@ class _Writer:
             "score": float(f"{found.score:.8g}"),
             "threshold": float(f"{found.threshold:.8g}"),
             "decision": "anomalous" if found.anomalous else "normal",
-            "heatmap": None,
-            "mask": None,
-        }
+        } | dict.fromkeys(PICTURES)
         if self._request.heatmaps:
             row |= self._pictures(path, class_name, image, found)
         self._rows.writerow({key: "" if value is None else value for key, value in row.items()})
@@ -155,7 +154,7 @@ class _Writer:
         scale = predictor.thresholds.classes[class_name].heatmap
         mask = np.nan_to_num(values, nan=-np.inf) > predictor.thresholds.pixel[class_name]
         name = self._free_name(path)
-        places = {kind: self._request.output / f"{kind}s" / f"{name}.png" for kind in ("heatmap", "mask")}
+        places = {kind: self._request.output / f"{kind}s" / f"{name}.png" for kind in PICTURES}
         files.write_atomic(places["heatmap"], heatmaps.png(heatmaps.overlay(image, values, scale)))
         files.write_atomic(places["mask"], heatmaps.png(mask))
         return {kind: str(place.relative_to(self._request.output)) for kind, place in places.items()}
@@ -170,18 +169,27 @@ class _Writer:
         return name
 
 
-def _files(given: Sequence[str]) -> Iterator[Path]:
-    """Files, the images below folders, and what globs match, each once, in the order given."""
+def _files(given: Sequence[str], own: Sequence[Path]) -> Iterator[Path]:
+    """Files, the images below folders, and what globs match, each once, in the order given.
+
+    What an earlier call has drawn into the folders `own` is left out, unless it is named itself.
+    """
     from meds.core.images import list_images
+
+    drawn = [folder.resolve() for folder in own]
+
+    def is_drawn(path: Path) -> bool:
+        return any(path.resolve().is_relative_to(folder) for folder in drawn)
 
     seen: set[Path] = set()
     for text in given:
         path = Path(text)
         if path.is_dir():
-            found = list_images(path, recursive=True)
+            found = [file for file in list_images(path, recursive=True) if not is_drawn(file)]
         elif any(sign in text for sign in "*?[") and not path.exists():
             anchor = Path(path.anchor) if path.anchor else Path()
-            found = sorted(p for p in anchor.glob(str(path.relative_to(path.anchor))) if p.is_file())
+            matched = anchor.glob(str(path.relative_to(path.anchor)))
+            found = sorted(file for file in matched if file.is_file() and not is_drawn(file))
         else:
             found = [path]
         for file in found:

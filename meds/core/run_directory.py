@@ -34,6 +34,7 @@ SELECTION_COLUMNS = (
     "scored",
     "injected_selected",
 )
+EARLIER = "earlier"
 REPORTS = ("metrics.json", "predictions.csv", "ranking.csv", "selection.csv", "ranking.html", "report.html")
 _LIBRARIES = ("meds-ad", "torch", "timm", "numpy", "safetensors", "faiss-cpu")
 
@@ -45,12 +46,15 @@ class RunDirectory:
         self.path = path
 
     def prepare(self, spec_yaml: str, data: RunData) -> None:
-        """Write the resolved spec and the list of images; reports of another spec or other images are removed."""
+        """Write the resolved spec and the list of images.
+
+        Reports of another spec or of other images go into the folder `earlier`, in the place of those there.
+        """
         for folder in (self.path, *(pointer.parent for pointer in self.path.glob(f"*/{POINTER}"))):
             files.remove_leftovers(folder)
         whole = {"spec.yaml": spec_yaml, "data.csv": data.to_csv()}
         if any(not self._holds(name, text) for name, text in whole.items()):
-            self._remove_reports()
+            self._put_reports_away(list(whole))
         for name, text in whole.items():
             files.write_text(self.path / name, text)
         if data.unreadable:
@@ -62,9 +66,16 @@ class RunDirectory:
         path = self.path / name
         return path.is_file() and path.read_bytes() == text.encode()
 
-    def _remove_reports(self) -> None:
-        for name in REPORTS:
-            (self.path / name).unlink(missing_ok=True)
+    def _put_reports_away(self, described_by: Sequence[str]) -> None:
+        present = [name for name in REPORTS if (self.path / name).is_file()]
+        if present:
+            earlier = self.path / EARLIER
+            earlier.mkdir(exist_ok=True)
+            for name in (*described_by, *REPORTS):
+                (earlier / name).unlink(missing_ok=True)
+            for name in (*described_by, *present):
+                with contextlib.suppress(FileNotFoundError):
+                    (self.path / name).replace(earlier / name)
         for pointer in self.path.glob(f"*/{POINTER}"):
             pointer.unlink()
             with contextlib.suppress(OSError):  # somebody keeps files of their own there

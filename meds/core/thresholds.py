@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,9 @@ class Thresholds:
         self.pixel = {name: row.pixel for name, row in self.classes.items()}
 
     def set_image(self, value: float) -> None:
-        """Hold the images of all classes against one score."""
+        """Hold the images of all classes against one score; UserError unless it is a finite number."""
+        if not math.isfinite(value):
+            raise UserError(f"A threshold is a score, and {value} is none; give a finite number.")
         self.image = dict.fromkeys(self.image, value)
 
     def set_false_alarm_rate(self, rate: float) -> None:
