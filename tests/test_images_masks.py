@@ -1,4 +1,4 @@
-"""Masks, listing, resizing and hashing: what `meds.core.images` does besides decoding pictures."""
+"""Masks, listing, resizing and hashing: what `meds.core.images` and `image_files` do besides decoding pictures."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from PIL import Image
 from meds.core import images
 from meds.core.backbone import Preprocessing
 from meds.core.errors import DataError
+from meds.core.image_files import list_images, masks_by_image
 
 
 def saved(folder: Path, values: np.ndarray) -> Path:
@@ -47,7 +48,7 @@ def test_masks_by_image(tmp_path: Path) -> None:
     for name in ("0_mask.png", "0.png", "1.png", "deep/2_mask.bmp"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found = images.masks_by_image(tmp_path, recursive=True)
+    found = masks_by_image(tmp_path, recursive=True)
     assert {name: found[name].name for name in ("0", "1", "deep/2")} == {
         "0": "0_mask.png",
         "1": "1.png",
@@ -59,11 +60,11 @@ def test_listing(tmp_path: Path) -> None:
     for name in ("b.PNG", "a.jpeg", "c.Tif", ".hidden.png", "notes.txt", "sub/d.bmp", ".cache/e.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [path.name for path in images.list_images(tmp_path)] == ["a.jpeg", "b.PNG", "c.Tif"]
-    deep = [path.relative_to(tmp_path).as_posix() for path in images.list_images(tmp_path, recursive=True)]
+    assert [path.name for path in list_images(tmp_path)] == ["a.jpeg", "b.PNG", "c.Tif"]
+    deep = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path, recursive=True)]
     assert deep == ["a.jpeg", "b.PNG", "c.Tif", "sub/d.bmp"]
     with pytest.raises(DataError, match="no such folder"):
-        images.list_images(tmp_path / "nothing")
+        list_images(tmp_path / "nothing")
 
 
 def test_resize_and_crop_cuts_the_centre() -> None:

@@ -5,33 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import yaml
 from conftest import Finished
-from PIL import Image
+from layout_cases import found, images, put, written
 
 from meds.core.registry import load_registry
 from meds.core.spec import load_spec
-
-
-def put(*paths: Path, size: tuple[int, int] = (40, 30)) -> None:
-    for number, path in enumerate(paths):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        noise = np.random.default_rng(number).integers(0, 255, (size[1], size[0]), dtype=np.uint8)
-        Image.fromarray(noise).save(path)
-
-
-def images(folder: Path, count: int = 4) -> list[Path]:
-    return [folder / f"{i:02}.png" for i in range(count)]
-
-
-def written(meds: Callable[..., Finished], folder: Path, *more: object) -> tuple[dict, str]:
-    path = folder.parent / "out.yaml"
-    done = meds("init", folder, "--output", path, *more)
-    assert done.code == 0, done.err
-    assert load_spec(path, load_registry()).name
-    return yaml.safe_load(path.read_text()), done.said
 
 
 def test_a_folder_without_labels_runs_as_written(tmp_path: Path, meds: Callable[..., Finished]) -> None:
@@ -64,13 +43,6 @@ def test_normal_images_beside_a_folder_of_defects(tmp_path: Path, meds: Callable
     folder = tmp_path / "parts"
     put(*images(folder, 5), *images(folder / "defects", 2))
     assert written(meds, folder)[0]["dataset"]["normal"] == "."
-
-
-def found(spec_file: Path) -> set[tuple[str, str, int | None, str]]:
-    """What the dataset of a written spec makes of the folder: class, split, label and defect of its images."""
-    block = load_spec(spec_file, load_registry()).dataset
-    records = block.registration.load()(block.options).records()
-    return {(r.class_name, r.split, r.label, r.defect) for r in records}
 
 
 def test_a_folder_for_each_type_of_defect(tmp_path: Path, meds: Callable[..., Finished]) -> None:
