@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,46 @@ def test_listing(tmp_path: Path) -> None:
     assert deep == ["a.jpeg", "b.PNG", "c.Tif", "sub/d.bmp"]
     with pytest.raises(DataError, match="no such folder"):
         list_images(tmp_path / "nothing")
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    for name in ("real/b/0.png", "far/1.png", "far/deep/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    root = tmp_path / "real"
+    for link, target in {"a": root / "b", "b/again": root, "far": tmp_path / "far", "gone": tmp_path / "x"}.items():
+        (root / link).symlink_to(target)
+    (tmp_path / "far" / "back").symlink_to(root)
+    assert [p.relative_to(root).as_posix() for p in list_images(root, recursive=True)] == [
+        "b/0.png",
+        "far/1.png",
+        "far/deep/2.png",
+    ]
+    assert list_images(root) == []
+
+
+def test_a_link_to_a_folder_around_it_brings_in_nothing(tmp_path: Path) -> None:
+    for name in ("good/0.png", "bad/1.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    (tmp_path / "good" / "all").symlink_to(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "good")
+    assert [p.name for p in list_images(tmp_path / "good", recursive=True)] == ["0.png"]
+    assert [p.name for p in list_images(tmp_path / "link", recursive=True)] == ["0.png"]
+
+
+@pytest.mark.parametrize("name", [b"Pr\xfcfung.png", b"Pr\xfcfung/0.png"])
+def test_a_name_that_is_no_text(tmp_path: Path, name: bytes) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    try:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    with pytest.raises(DataError, match=r"/Pr\\xfcfung[^:]*: the name is not text in UTF-8.*; rename it\.") as caught:
+        list_images(tmp_path, recursive=True)
+    assert str(caught.value).isprintable()
+    assert str(caught.value).encode()
 
 
 def test_resize_and_crop_cuts_the_centre() -> None:

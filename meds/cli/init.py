@@ -54,7 +54,7 @@ def write_spec(folder: Path, output: Path | None, force: bool) -> None:
         raise UserError(f"{path} is there already; give another name with --output, or --force to write over it.")
     files.write_text(path, _spec(folder, name, layout))
     for sentence in [*layout.found, _sizes(layout)]:
-        console.print(sentence, soft_wrap=True, markup=False, highlight=False)
+        console.print(one_line(sentence), soft_wrap=True, markup=False, highlight=False)
     if layout.training_images < 20:
         console.print(
             f"{layout.training_images} training images of a class are few: with fewer than 20 no threshold can promise "

@@ -172,7 +172,7 @@ class _Writer:
 
 def _files(given: Sequence[str]) -> Iterator[Path]:
     """Files, the images below folders, and what globs match, each once, in the order given."""
-    from meds.core.image_files import list_images
+    from meds.core.image_files import check_name, list_images
 
     seen: set[Path] = set()
     for text in given:
@@ -185,6 +185,7 @@ def _files(given: Sequence[str]) -> Iterator[Path]:
         else:
             found = [path]
         for file in found:
+            check_name(file)
             if file not in seen:
                 seen.add(file)
                 yield file

@@ -20,17 +20,17 @@ def list_images(folder: Path, recursive: bool = False) -> list[Path]:
     """Image files of a folder (of its sub-folders too if `recursive`), sorted by path.
 
     A file counts by its suffix, in either case. Hidden files and folders (".…") are skipped. Links to folders are
-    followed; a folder that is reached in several ways is listed once. Raises DataError if there is no such folder,
-    it cannot be listed, or a name cannot be written as text.
+    followed, but not back to a folder around this one; a folder that is reached in several ways is listed once.
+    Raises DataError if there is no such folder, it cannot be listed, or a name cannot be written as text.
     """
     if not folder.is_dir():
         raise DataError(f"{printable(folder)}: there is no such folder; check the path.")
-    _check_name(folder)
+    check_name(folder)
     found: list[Path] = []
     for parent, names in _walk(folder, recursive):
         images = [Path(parent, name) for name in names if is_image(name)]
         for path in images:
-            _check_name(path)
+            check_name(path)
         found += images
     return sorted(found)
 
@@ -42,7 +42,8 @@ def _walk(folder: Path, recursive: bool) -> Iterator[tuple[str, list[str]]]:
         place = printable(Path(error.filename))
         raise DataError(f"{place}: cannot be listed ({error.strerror}); check its permissions.") from error
 
-    seen: set[str] = set()
+    # A link back to a folder around this one must not bring in what lies beside it.
+    seen = {str(parent) for parent in Path(os.path.realpath(folder)).parents}
     waiting = [str(folder)]
     while waiting:
         for parent, folders, names in os.walk(waiting.pop(0), onerror=stop):
@@ -57,7 +58,8 @@ def _walk(folder: Path, recursive: bool) -> Iterator[tuple[str, list[str]]]:
             yield parent, names
 
 
-def _check_name(path: Path) -> None:
+def check_name(path: Path) -> None:
+    """DataError for a path that cannot be written as text, which specs, tables and reports would need."""
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
