@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -126,6 +127,7 @@ def test_thresholds_can_be_chosen_again(finished: Any, pictures: Path, meds: Cal
         ),
         (["{root}/pictures", "--class", "weav"], "--class weav: the run knows discs, weave"),
         (["{root}/loose.png"], "the run knows 2 classes (discs, weave) and no folder of this path"),
+        ([os.fsdecode(b"Pr\xfcfung.png")], r"Pr\xfcfung.png: the name is not text in UTF-8"),
     ],
 )
 def test_mistakes(
