@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from meds.core.folder_names import MASK_NAMES
@@ -22,10 +22,15 @@ class Tree:
 
     root: Path
     patterns: tuple[str, ...] = ()
+    _listed: dict[tuple[Path, bool], list[Path]] = field(default_factory=dict, compare=False, repr=False)
 
     def images(self, folder: Path, recursive: bool = False) -> list[Path]:
         """The images of a folder in the tree, as a dataset with these patterns as `exclude` reads them."""
-        return [path for path in list_images(folder, recursive) if not excluded(path, self.root, self.patterns)]
+        key = (folder, recursive)
+        if key not in self._listed:
+            found = list_images(folder, recursive)
+            self._listed[key] = [path for path in found if not excluded(path, self.root, self.patterns)]
+        return self._listed[key]
 
     def count(self, folder: Path) -> int:
         """How many images a folder and those in it hold."""
@@ -37,11 +42,8 @@ class Tree:
 
     def hidden(self, folders: Sequence[Path], masks: Sequence[Path]) -> dict[str, list[Path]]:
         """What each pattern leaves out of some folders, apart from folders that are read as masks."""
-        found = [
-            path
-            for path in list_images(self.root, recursive=True)
-            if any(map(path.is_relative_to, folders)) and not any(map(path.is_relative_to, masks))
-        ]
+        matching = [path for path in list_images(self.root, recursive=True) if excluded(path, self.root, self.patterns)]
+        found = [p for p in matching if not {*folders}.isdisjoint(p.parents) and {*masks}.isdisjoint(p.parents)]
         left_out = {p: [path for path in found if excluded(path, self.root, [p])] for p in self.patterns}
         return {pattern: paths for pattern, paths in left_out.items() if paths}
 
@@ -64,16 +66,22 @@ def _file_patterns(images: Sequence[Path]) -> list[str]:
 def _folder_patterns(folder: Path, images: Sequence[Path]) -> list[str]:
     """Patterns for folders that are called masks, or labels where an image elsewhere goes with what they hold."""
     inside: dict[Path, list[Path]] = defaultdict(list)
+    stems, names = _stems(images), MASK_NAMES | LABEL_NAMES
+    called = {parent: _parents_called(parent, folder, names) for parent in stems}
     for image in images:
-        for parent in image.relative_to(folder).parents:
-            if parent.name.lower() in MASK_NAMES | LABEL_NAMES:
-                inside[folder / parent].append(image)
-    stems = _stems(images)
+        for parent in called[image.parent]:
+            inside[parent].append(image)
     return [
         f"{place.name}/*"
         for place, held in inside.items()
         if place.name.lower() in MASK_NAMES or _go_with_images(place, held, stems)
     ]
+
+
+def _parents_called(folder: Path, root: Path, names: frozenset[str]) -> list[Path]:
+    """A folder and those around it, below the root, that have one of the names."""
+    around = [folder, *folder.parents][: len(folder.relative_to(root).parts)]
+    return [place for place in around if place.name.lower() in names]
 
 
 def _go_with_images(place: Path, held: Sequence[Path], stems: dict[Path, set[str]]) -> bool:
