@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hvq_cases import HVQ, SMALL
 from stage_cases import make_context
 
+from meds.core.backbone import Preprocessing
+from meds.core.data import Sample
+from meds.core.dataset import Record
 from meds.core.model import EvaluationDefaults
 from meds.core.partitions import StudentScorer
 from meds.core.stage import SilentReporter
@@ -62,3 +66,25 @@ def test_scores_lie_in_the_order_of_the_images_whatever_order_they_are_scored_in
         torch.testing.assert_close(getattr(in_parts, name), getattr(at_once, name))
     torch.testing.assert_close(at_once.peaks, maps.amax(dim=(1, 2)))
     assert at_once.patches.dtype == torch.float16
+
+
+def test_masks_of_defects_without_a_defect_are_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    reporter = SilentReporter()
+    reporter.say = said.append  # type: ignore[method-assign]
+    masks = {"a": np.zeros((8, 8), bool), "b": np.ones((8, 8), bool), "c": np.zeros((8, 8), bool)}
+    context = replace(
+        make_context([torch.randn(2, 6, 4, 4)], ["x", "x"], tmp_path),
+        reporter=reporter,
+        read_mask=lambda sample: masks[sample.record.mask],
+    )
+    context.backbone.preprocessing = Preprocessing(resize=8, size=8)
+    samples = [Sample(Record(f"{name}.png", "x", "test", 1, "hole", name), name, 0) for name in masks]
+    samples.append(Sample(Record("good.png", "x", "test", 0, "good"), "good", 0))
+    stage, how = Evaluate(EvaluateOptions()), EvaluationDefaults(map_size=8)
+    stage._pixel_figures(context, samples, torch.rand(4, 8, 8), how)
+    assert said == [
+        "2 of the defective images' masks hold no defect, and their pixels count as normal; the first is a."
+    ]
+    stage._pixel_figures(context, samples[1:2] + samples[3:], torch.rand(2, 8, 8), how)
+    assert len(said) == 1

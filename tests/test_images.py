@@ -144,14 +144,14 @@ def test_png_orientation_behind_the_pixels(tmp_path: Path) -> None:
 
 
 def test_size_is_read_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = [save(tmp_path / f"a{suffix}", RAMP) for suffix in (".png", ".jpg", ".tif", ".bmp")]
+    paths = [save(tmp_path / f"a{suffix}", RAMP) for suffix in (".png", ".jpg", ".tif", ".bmp", ".webp")]
 
     def refuse(*_: object) -> None:
         raise AssertionError("decoded")
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", refuse)
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", refuse)
-    assert [images.size_of(path) for path in paths] == [(3, 4)] * 4
+    assert [images.size_of(path) for path in paths] == [(3, 4)] * 5
 
 
 def damaged(folder: Path) -> dict[str, Path]:

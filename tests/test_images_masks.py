@@ -1,8 +1,9 @@
-"""Masks, listing, resizing and hashing: what `meds.core.images` does besides decoding pictures."""
+"""Masks, listing, resizing and hashing: what `meds.core.images` and `image_files` do besides decoding pictures."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from meds.core import images
 from meds.core.backbone import Preprocessing
 from meds.core.errors import DataError
+from meds.core.image_files import list_images, masks_by_image
 
 
 def saved(folder: Path, values: np.ndarray) -> Path:
@@ -47,7 +49,7 @@ def test_masks_by_image(tmp_path: Path) -> None:
     for name in ("0_mask.png", "0.png", "1.png", "deep/2_mask.bmp"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found = images.masks_by_image(tmp_path, recursive=True)
+    found = masks_by_image(tmp_path, recursive=True)
     assert {name: found[name].name for name in ("0", "1", "deep/2")} == {
         "0": "0_mask.png",
         "1": "1.png",
@@ -59,11 +61,51 @@ def test_listing(tmp_path: Path) -> None:
     for name in ("b.PNG", "a.jpeg", "c.Tif", ".hidden.png", "notes.txt", "sub/d.bmp", ".cache/e.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [path.name for path in images.list_images(tmp_path)] == ["a.jpeg", "b.PNG", "c.Tif"]
-    deep = [path.relative_to(tmp_path).as_posix() for path in images.list_images(tmp_path, recursive=True)]
+    assert [path.name for path in list_images(tmp_path)] == ["a.jpeg", "b.PNG", "c.Tif"]
+    deep = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path, recursive=True)]
     assert deep == ["a.jpeg", "b.PNG", "c.Tif", "sub/d.bmp"]
     with pytest.raises(DataError, match="no such folder"):
-        images.list_images(tmp_path / "nothing")
+        list_images(tmp_path / "nothing")
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    for name in ("real/b/0.png", "far/1.png", "far/deep/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    root = tmp_path / "real"
+    for link, target in {"a": root / "b", "b/again": root, "far": tmp_path / "far", "gone": tmp_path / "x"}.items():
+        (root / link).symlink_to(target)
+    (tmp_path / "far" / "back").symlink_to(root)
+    assert [p.relative_to(root).as_posix() for p in list_images(root, recursive=True)] == [
+        "b/0.png",
+        "far/1.png",
+        "far/deep/2.png",
+    ]
+    assert list_images(root) == []
+
+
+def test_a_link_to_a_folder_around_it_brings_in_nothing(tmp_path: Path) -> None:
+    for name in ("good/0.png", "bad/1.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    (tmp_path / "good" / "all").symlink_to(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "good")
+    assert [p.name for p in list_images(tmp_path / "good", recursive=True)] == ["0.png"]
+    assert [p.name for p in list_images(tmp_path / "link", recursive=True)] == ["0.png"]
+
+
+@pytest.mark.parametrize("name", [b"Pr\xfcfung.png", b"Pr\xfcfung/0.png"])
+def test_a_name_that_is_no_text(tmp_path: Path, name: bytes) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    try:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    with pytest.raises(DataError, match=r"/Pr\\xfcfung[^:]*: the name is not text in UTF-8.*; rename it\.") as caught:
+        list_images(tmp_path, recursive=True)
+    assert str(caught.value).isprintable()
+    assert str(caught.value).encode()
 
 
 def test_resize_and_crop_cuts_the_centre() -> None:

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import yaml
 from conftest import Finished
-from PIL import Image
+from layout_cases import found, images, put, records, written
 
 from meds.core.registry import load_registry
 from meds.core.spec import load_spec
-
-
-def put(*paths: Path, size: tuple[int, int] = (40, 30)) -> None:
-    for number, path in enumerate(paths):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        noise = np.random.default_rng(number).integers(0, 255, (size[1], size[0]), dtype=np.uint8)
-        Image.fromarray(noise).save(path)
-
-
-def images(folder: Path, count: int = 4) -> list[Path]:
-    return [folder / f"{i:02}.png" for i in range(count)]
-
-
-def written(meds: Callable[..., Finished], folder: Path, *more: object) -> tuple[dict, str]:
-    path = folder.parent / "out.yaml"
-    done = meds("init", folder, "--output", path, *more)
-    assert done.code == 0, done.err
-    assert load_spec(path, load_registry()).name
-    return yaml.safe_load(path.read_text()), done.said
 
 
 def test_a_folder_without_labels_runs_as_written(tmp_path: Path, meds: Callable[..., Finished]) -> None:
@@ -64,13 +45,6 @@ def test_normal_images_beside_a_folder_of_defects(tmp_path: Path, meds: Callable
     folder = tmp_path / "parts"
     put(*images(folder, 5), *images(folder / "defects", 2))
     assert written(meds, folder)[0]["dataset"]["normal"] == "."
-
-
-def found(spec_file: Path) -> set[tuple[str, str, int | None, str]]:
-    """What the dataset of a written spec makes of the folder: class, split, label and defect of its images."""
-    block = load_spec(spec_file, load_registry()).dataset
-    records = block.registration.load()(block.options).records()
-    return {(r.class_name, r.split, r.label, r.defect) for r in records}
 
 
 def test_a_folder_for_each_type_of_defect(tmp_path: Path, meds: Callable[..., Finished]) -> None:
@@ -137,6 +111,78 @@ def test_the_layout_of_mvtec(tmp_path: Path, meds: Callable[..., Finished], insi
     assert spec["dataset"] == {"type": "mvtec", "path": str(folder)}
     assert f"{'bottle' if inside else 'data'} (4 training images)" in said
     assert "measured against their folders' names and masks" in said
+
+
+def test_images_in_lots_and_folders_in_capitals(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "data"
+    put(*images(folder / "line/Train/Good/lot1"), *images(folder / "line/Train/Good"), folder / "line/Train/0.png")
+    put(*images(folder / "line/Test/Bad"))
+    spec, said = written(meds, folder)
+    assert spec["dataset"] == {"type": "mvtec", "path": str(folder)}
+    assert "line (8 training images)" in said
+    assert "1 image lies directly in 'train' and not in a folder there such as 'good': left alone." in said
+    assert Counter(r.split for r in records(tmp_path / "out.yaml")) == {"train": 8, "test": 4}
+
+
+def test_mvtec_loco_and_mvtec_ad_2(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    loco, public = tmp_path / "loco", tmp_path / "ad2" / "can"
+    put(*images(loco / "train/good"), *images(loco / "test/logical"), *images(loco / "ground_truth/logical/00"))
+    put(*images(loco / "validation/good"), *images(public / "train/good"), *images(public / "test_public/bad"))
+    put(*images(public / "test_public/ground_truth/bad"), *images(public / "test_private"))
+    _, said = written(meds, loco)
+    assert "Folders that are left alone: validation." in said
+    assert sum(r.mask is not None for r in records(tmp_path / "out.yaml")) == 1
+    spec, said = written(meds, public.parent, "--force")
+    assert spec["dataset"] == {"type": "mvtec", "path": str(public.parent)}
+    assert "The test images in 'test_public' are measured against their folders' names and masks." in said
+    assert "Folders that are left alone: test_private." in said
+    assert sum(r.mask is not None for r in records(tmp_path / "out.yaml")) == 4
+
+
+def test_training_images_in_train_itself_beside_a_sorted_test(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "bottle"
+    put(*images(folder / "train"), *images(folder / "test/ok"), *images(folder / "test/ng"), *images(folder / "more"))
+    _, said = written(meds, folder)
+    assert "'test' with 'ng', 'ok' is left alone; to measure against these folders, move the training images" in said
+    assert "as they say of no image what it is: more." in said
+
+
+def test_masks_that_lie_flat_beside_types_of_defect(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "parts"
+    put(*images(folder / "good", 5), folder / "dent/a.png", folder / "scratch/b.png", folder / "masks/b.png")
+    _, said = written(meds, folder)
+    assert "Masks of the defects in 'masks'." in said
+    assert [Path(r.mask).name for r in records(tmp_path / "out.yaml") if r.mask] == ["b.png"]
+
+
+def test_links_to_folders_and_webp(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    put(*(tmp_path / "far/ok" / f"{i}.webp" for i in range(5)), *images(tmp_path / "far/dent"))
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for link, target in (("good", "ok"), ("dent", "dent")):
+        (folder / link).symlink_to(tmp_path / "far" / target)
+    _, said = written(meds, folder)
+    assert "5 images in 'good'" in said
+    assert len(records(tmp_path / "out.yaml")) == 9
+
+
+def test_a_folder_with_a_line_break_in_its_name(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "line\nname: 1" / "more\nseed: x"
+    put(*images(folder))
+    spec, said = written(meds, folder.parent)
+    assert spec["dataset"]["path"] == str(folder.parent)
+    assert r"in the folder 'more\nseed: x'" in said
+
+
+def test_a_name_that_is_no_text(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "parts"
+    put(*images(folder))
+    try:
+        (folder / "00.png").rename(folder / os.fsdecode(b"Pr\xfcfung.png"))
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    done = meds("init", folder)
+    assert (done.code, r"Pr\xfcfung.png: the name is not text in UTF-8" in done.said) == (2, True)
 
 
 def test_class_folders(tmp_path: Path, meds: Callable[..., Finished]) -> None:

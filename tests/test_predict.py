@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -136,6 +137,7 @@ def test_its_own_pictures_are_no_images(finished: Any, pictures: Path, meds: Cal
         (["{root}/pictures", "--threshold", "nan"], "A threshold is a score, and nan is none; give a finite number."),
         (["{root}/pictures", "--class", "weav"], "--class weav: the run knows discs, weave"),
         (["{root}/loose.png"], "the run knows 2 classes (discs, weave) and no folder of this path"),
+        ([os.fsdecode(b"Pr\xfcfung.png")], r"Pr\xfcfung.png: the name is not text in UTF-8"),
     ],
 )
 def test_mistakes(

@@ -11,9 +11,11 @@ from typing import Any
 import yaml
 
 from meds.cli.console import console
-from meds.cli.layouts import Layout, recognise
+from meds.cli.found_layout import Layout
+from meds.cli.layouts import recognise
 from meds.core import files
 from meds.core.errors import UserError
+from meds.core.image_files import one_line, printable
 
 SPEC = """\
 # Written by `meds init` for {folder}
@@ -52,7 +54,7 @@ def write_spec(folder: Path, output: Path | None, force: bool) -> None:
         raise UserError(f"{path} is there already; give another name with --output, or --force to write over it.")
     files.write_text(path, _spec(folder, name, layout))
     for sentence in [*layout.found, _sizes(layout)]:
-        console.print(sentence, soft_wrap=True, markup=False, highlight=False)
+        console.print(one_line(sentence), soft_wrap=True, markup=False, highlight=False)
     if layout.training_images < 20:
         console.print(
             f"{layout.training_images} training images of a class are few: with fewer than 20 no threshold can promise "
@@ -64,9 +66,9 @@ def write_spec(folder: Path, output: Path | None, force: bool) -> None:
 
 
 def _spec(folder: Path, name: str, layout: Layout) -> str:
-    comments = "\n".join(f"# {sentence}" for sentence in [*layout.found, _sizes(layout)])
+    comments = "\n".join(f"# {one_line(sentence)}" for sentence in [*layout.found, _sizes(layout)])
     return SPEC.format(
-        folder=folder,
+        folder=printable(folder),
         found=comments,
         name=_inline(name),
         dataset=f"dataset: {_inline(layout.dataset | _unreadable(layout))}",

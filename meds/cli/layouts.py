@@ -2,49 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from meds.cli.found_layout import Layout, sizes, without_masks
+from meds.cli.labelled_layouts import labelled, labelled_classes, labels_of
+from meds.cli.mask_files import Tree, tree_of
 from meds.core.errors import DataError
-from meds.core.folder_names import ABNORMAL_NAMES, MASK_NAMES, NORMAL_NAMES
-from meds.core.images import list_images, size_of
+from meds.core.image_files import folder_called, folders_in, printable
+from meds.plugins.datasets.mvtec import Parts, parts_of
+from meds.plugins.datasets.visa import SPLIT_TABLE
 
-PROBED_IMAGES = 200
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The dataset block of a spec, what was found and assumed, and how many training images the smallest class has."""
-
-    dataset: dict[str, Any]
-    found: list[str]
-    training_images: int
-    sizes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Labelled:
-    """A folder in which names tell normal from defective images: names of its folders, "." for the folder itself."""
-
-    normal: str
-    abnormal: str | None
-    mask: str | None
-    recursive: bool = False
-    left: tuple[str, ...] = ()
-
-    def images(self, folder: Path) -> tuple[list[Path], list[Path]]:
-        """The normal and the defective images of such a folder, as the dataset reads them."""
-        places = {name: folder / name for name in (self.normal, self.abnormal, self.mask) if name}
-        found = {name: list_images(place, self.recursive) for name, place in places.items()}
-
-        def of(name: str | None) -> list[Path]:
-            inner = [p for p in places.values() if name and p != places[name] and p.is_relative_to(places[name])]
-            return [image for image in found.get(name or "", []) if not any(map(image.is_relative_to, inner))]
-
-        return of(self.normal), of(self.abnormal)
+VISA_FOLDERS = {"normal": "Data/Images/Normal", "abnormal": "Data/Images/Anomaly", "mask": "Data/Masks/Anomaly"}
 
 
 def recognise(folder: Path) -> Layout:
@@ -54,110 +24,142 @@ def recognise(folder: Path) -> Layout:
         DataError: there is no such folder, or no image in it.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder.")
-    path = str(folder.resolve())
-    below = _folders(folder)
-    mvtec = [f for f in (folder, *below) if (f / "train").is_dir() and any(map(list_images, _folders(f / "train")))]
-    if mvtec:
-        return _mvtec(path, mvtec)
-    labels = _labels(folder)
-    if labels is not None:
-        return _labelled(path, folder, labels)
-    if (folder / "train").is_dir() and list_images(folder / "train"):
-        return _flat_training(folder, folder / "train", below)
-    direct = list_images(folder)
-    if direct:
-        return Layout({"type": "folder", "path": path}, _unlabelled(direct, below), len(direct), sizes(direct))
-    filled = [f for f in below if _count(f)]
-    if not filled:
+        raise DataError(f"{printable(folder)}: there is no such folder.")
+    tree = tree_of(folder)
+    if not tree.count(folder):
         raise DataError(f"{folder}: holds no image, and no folder in it does.")
+    return without_masks(_recognised(tree), tree)
+
+
+def _recognised(tree: Tree) -> Layout:
+    folder = tree.root
+    if _trains(tree, folder):
+        return _mvtec(tree, [folder])
+    below = folders_in(folder)
+    classes = [f for f in below if _trains(tree, f)]
+    if classes:
+        return _mvtec(tree, classes)
+    original = [f for f in below if tree.count(f) and (f / "Data" / "Images").is_dir()]
+    if original:
+        return _visa(tree, original)
+    labels = labels_of(tree, folder)
+    if labels is not None:
+        return labelled(tree, labels)
+    train = folder_called(folder, "train")
+    if train and tree.images(train):
+        return _flat_training(tree, train)
+    return _unlabelled(tree)
+
+
+def _unlabelled(tree: Tree) -> Layout:
+    folder, filled = tree.root, tree.filled(tree.root)
+    block = {"type": "folder", "path": str(folder.resolve())}
+    direct = tree.images(folder)
+    if direct:
+        found = [f"{len(direct)} images with no labels; some of them may be defects."]
+        if filled:
+            names = ", ".join(f.name for f in filled)
+            found.append(f"Folders that are left alone: {names} (`recursive: true` takes their images too).")
+        return Layout(block, found, len(direct), sizes(direct), (folder,))
     if len(filled) > 1:
-        return _classes(path, filled)
-    images = list_images(folder, recursive=True)
-    text = f"{len(images)} images in the folder '{filled[0].name}', with no labels."
-    return Layout({"type": "folder", "path": path, "recursive": True}, [text], len(images), sizes(images))
+        return _classes(tree, filled)
+    images = tree.images(folder, recursive=True)
+    found = [f"{len(images)} images in the folder '{filled[0].name}', with no labels."]
+    return Layout({**block, "recursive": True}, found, len(images), sizes(images), (folder,))
 
 
-def _mvtec(path: str, classes: Sequence[Path]) -> Layout:
-    trained = {f.resolve().name: list_images(f / "train", recursive=True) for f in classes}
-    text = ", ".join(f"{name} ({len(listed)} training images)" for name, listed in trained.items())
-    found = [f"The layout of MVTec AD (train, test, ground_truth), {len(trained)} class(es): {text}."]
-    if any((f / "test").is_dir() for f in classes):
-        masks = any((f / "ground_truth").is_dir() for f in classes)
-        found.append("The test images are measured against their folders' names" + (" and masks." if masks else "."))
-    images = [image for listed in trained.values() for image in listed]
-    return Layout({"type": "mvtec", "path": path}, found, min(map(len, trained.values())), sizes(images))
+def _trains(tree: Tree, folder: Path) -> bool:
+    """Whether a folder is a class in the layout of MVTec AD: it has a folder `train` with folders of images."""
+    train = folder_called(folder, "train")
+    return train is not None and bool(tree.filled(train))
 
 
-def _labels(folder: Path) -> _Labelled | None:
-    """The labels that folders' names give; None if no name tells what is normal."""
-    filled = [f for f in _folders(folder) if _count(f)]
-    normal, abnormal, mask = (_named(filled, names) for names in (NORMAL_NAMES, ABNORMAL_NAMES, MASK_NAMES))
-    if normal is None and (abnormal is None or not list_images(folder)):
-        return None
-    others = tuple(f.name for f in filled if f not in (normal, abnormal, mask))
-    by_type = abnormal is None and bool(others)
-    nested = any(_count(f) > len(list_images(f)) for f in (normal, abnormal) if f is not None)
-    return _Labelled(
-        normal="." if normal is None else normal.name,
-        abnormal="." if by_type else None if abnormal is None else abnormal.name,
-        mask=mask.name if mask is not None and (by_type or abnormal is not None) else None,
-        recursive=by_type or (nested and not (normal is None and others)),
-        left=() if by_type else others,
-    )
-
-
-def _labelled(path: str, folder: Path, labels: _Labelled) -> Layout:
-    normal, abnormal = labels.images(folder)
-    found = [f"{len(normal)} images in '{labels.normal}', taken as normal (with unknown mistakes)."]
-    found += _tested(labels, abnormal, folder)
-    return Layout(_block(path, labels), found, _trained(normal, abnormal), sizes(normal))
-
-
-def _tested(labels: _Labelled, abnormal: Sequence[Path], folder: Path) -> list[str]:
-    if not labels.abnormal:
-        return []
-    types = sorted({p.relative_to(folder).parts[0] for p in abnormal})
-    text = ", ".join(f"'{name}'" for name in types)
-    each = ", each folder a type of defect" if len(types) > 1 else ""
+def _mvtec(tree: Tree, classes: Sequence[Path]) -> Layout:
+    parts = {f: parts_of(f) for f in classes}
+    trained = {f: _images_of_kinds(tree, part.train) for f, part in parts.items()}
+    text = ", ".join(f"{f.resolve().name} ({len(listed)} training images)" for f, listed in trained.items())
+    masks = tuple(part.masks for part in parts.values() if part.masks)
     found = [
-        f"{len(abnormal)} images in {text}, taken as defective{each}: they and 40 % of the normal images are kept "
-        "for the test."
+        f"The layout of MVTec AD (train, test, ground_truth), {len(trained)} class(es): {text}.",
+        *_tests([part.test for part in parts.values() if part.test], bool(masks)),
+        *_unused(tree, parts),
     ]
-    if labels.abnormal == ".":
-        found.append("If they are not defects, take `abnormal` and `recursive` out of the dataset.")
-    if labels.mask is not None:
-        found.append(f"Masks of the defects in '{labels.mask}'.")
-    if labels.left:
-        found.append(f"Folders that are left alone: {', '.join(labels.left)}.")
-    return found
+    block = {"type": "mvtec", "path": str(tree.root.resolve())}
+    images = [image for listed in trained.values() for image in listed]
+    reads = tuple(place for part in parts.values() for place in (part.train, part.test) if place)
+    return Layout(block, found, min(map(len, trained.values())), sizes(images), reads, masks)
 
 
-def _block(path: str, labels: _Labelled) -> dict[str, Any]:
-    block: dict[str, Any] = {"type": "folder", "path": path, "normal": labels.normal}
-    given = {"abnormal": labels.abnormal, "mask": labels.mask, "recursive": labels.recursive}
-    return block | {key: value for key, value in given.items() if value}
+def _images_of_kinds(tree: Tree, folder: Path | None) -> list[Path]:
+    """The images in the folders of a folder, not those directly in it."""
+    kinds = [] if folder is None else folders_in(folder)
+    return [path for kind in kinds for path in tree.images(kind, recursive=True)]
 
 
-def _trained(normal: Sequence[Path], abnormal: Sequence[Path]) -> int:
-    return len(normal) - max(1, round(0.4 * len(normal))) if abnormal else len(normal)
+def _tests(tests: Sequence[Path], masks: bool) -> list[str]:
+    if not tests:
+        return []
+    places = sorted({test.name for test in tests if test.name.lower() != "test"})
+    which = f" in {_quoted(places)}" if places else ""
+    return [f"The test images{which} are measured against their folders' names" + (" and masks." if masks else ".")]
 
 
-def _flat_training(folder: Path, train: Path, below: Sequence[Path]) -> Layout:
-    images = list_images(train)
+def _unused(tree: Tree, parts: Mapping[Path, Parts]) -> list[str]:
+    """Sentences about images that the layout of MVTec AD has no place for."""
+    used = {place for part in parts.values() for place in (part.train, part.test, part.masks)}
+    parents = [*parts] if tree.root in parts else [tree.root, *parts]
+    left = {f.name for parent in parents for f in tree.filled(parent) if f not in used and f not in parts}
+    direct = [path for part in parts.values() if part.train for path in tree.images(part.train)]
+    said = [f"Folders that are left alone: {', '.join(sorted(left))}."] if left else []
+    if direct:
+        text = "1 image lies" if len(direct) == 1 else f"{len(direct)} images lie"
+        said.append(f"{text} directly in 'train' and not in a folder there such as 'good': left alone.")
+    return said
+
+
+def _visa(tree: Tree, classes: Sequence[Path]) -> Layout:
+    """The original layout of VisA: <class>/Data/Images/Normal, with a split table or without."""
+    path = str(tree.root.resolve())
+    held = {f: tree.images(f / "Data" / "Images" / "Normal") for f in classes if (f / VISA_FOLDERS["normal"]).is_dir()}
+    normal = [image for listed in held.values() for image in listed]
+    smallest = min(map(len, held.values()), default=0)
+    text = ", ".join(f"{f.name} ({len(listed)} normal images)" for f, listed in held.items())
+    found = [f"The layout of VisA, {len(classes)} class(es): {text}."]
+    if (tree.root / SPLIT_TABLE).is_file():
+        found.append(f"Training and test images as the table '{SPLIT_TABLE}' has them, with masks.")
+        return Layout({"type": "visa", "path": path}, found, smallest, sizes(normal))
+    found.append(f"`type: visa` wants the split table '{SPLIT_TABLE}', which is not there.")
+    if not all((f / place).is_dir() for f in folders_in(tree.root) for place in VISA_FOLDERS.values()):
+        other = _unlabelled(tree)
+        return replace(other, found=[*found, *other.found])
+    found.append("So the images in 'Anomaly' and 40 % of the normal ones are kept for the test.")
+    block = {"type": "folder", "path": path, **VISA_FOLDERS, "class_folders": True}
+    return Layout(block, found, smallest - max(1, round(0.4 * smallest)), sizes(normal))
+
+
+def _flat_training(tree: Tree, train: Path) -> Layout:
+    images, folder = tree.images(train), tree.root
     block = {"type": "folder", "path": str(train.resolve()), "class_name": folder.resolve().name or "images"}
-    left = [f.name for f in below if f != train and _count(f)]
-    found = [f"{len(images)} images with no labels in 'train'; some of them may be defects."]
-    if left:
-        found.append(f"Folders that are left alone, as they say of no image what it is: {', '.join(left)}.")
-    return Layout(block, found, len(images), sizes(images))
+    left = [f for f in tree.filled(folder) if f != train]
+    found = [f"{len(images)} images with no labels in '{train.name}'; some of them may be defects."]
+    tests = [f for f in left if f.name.lower() == "test" and tree.filled(f)]
+    if tests:
+        kinds = _quoted([f.name for f in tree.filled(tests[0])])
+        found.append(
+            f"'{tests[0].name}' with {kinds} is left alone; to measure against these folders, move the training images "
+            f"to '{train.name}/good', which makes it the layout of MVTec AD, and call this again."
+        )
+    others = [f.name for f in left if f not in tests]
+    if others:
+        found.append(f"Folders that are left alone, as they say of no image what it is: {', '.join(others)}.")
+    return Layout(block, found, len(images), sizes(images), (train,))
 
 
-def _classes(path: str, folders: Sequence[Path]) -> Layout:
-    labels = [_labels(f) for f in folders]
+def _classes(tree: Tree, folders: Sequence[Path]) -> Layout:
+    labels = [labels_of(tree, f) for f in folders]
     if labels[0] is not None and all(label == labels[0] for label in labels):
-        return _labelled_classes(path, folders, labels[0])
-    held = {f: list_images(f, recursive=True) for f in folders}
+        return labelled_classes(tree, folders, labels[0])
+    held = {f: tree.images(f, recursive=True) for f in folders}
     images = [image for listed in held.values() for image in listed]
     text = ", ".join(f"{f.name} ({len(listed)})" for f, listed in held.items())
     found = [
@@ -166,56 +168,11 @@ def _classes(path: str, folders: Sequence[Path]) -> Layout:
     ]
     if any(labels):
         found.append("Folders inside them are not taken as labels, because they are not called the same in each.")
-    nested = any(len(listed) != len(list_images(f)) for f, listed in held.items())
-    block = {"type": "folder", "path": path, "class_folders": True, **({"recursive": True} if nested else {})}
-    return Layout(block, found, min(map(len, held.values())), sizes(images))
+    nested = any(len(listed) != len(tree.images(f)) for f, listed in held.items())
+    block = {"type": "folder", "path": str(tree.root.resolve()), "class_folders": True}
+    block |= {"recursive": True} if nested else {}
+    return Layout(block, found, min(map(len, held.values())), sizes(images), (tree.root,))
 
 
-def _labelled_classes(path: str, folders: Sequence[Path], labels: _Labelled) -> Layout:
-    held = {f: labels.images(f) for f in folders}
-    text = ", ".join(f"{f.name} ({len(normal)} normal, {len(bad)} defective)" for f, (normal, bad) in held.items())
-    found = [f"{len(held)} folders, each taken as a class (a product type) of its own: {text}."]
-    found.append(f"Images in '{labels.normal}' are taken as normal (with unknown mistakes).")
-    if labels.abnormal:
-        place = "the folders beside it" if labels.abnormal == "." else f"'{labels.abnormal}'"
-        found.append(
-            f"Those in {place} are taken as defective: they and 40 % of the normal images are kept for the test."
-        )
-    if labels.mask:
-        found.append(f"Masks of the defects in '{labels.mask}'.")
-    images = [image for normal, _ in held.values() for image in normal]
-    smallest = min(_trained(normal, bad) for normal, bad in held.values())
-    return Layout(_block(path, labels) | {"class_folders": True}, found, smallest, sizes(images))
-
-
-def _unlabelled(images: Sequence[Path], below: Sequence[Path]) -> list[str]:
-    found = [f"{len(images)} images with no labels; some of them may be defects."]
-    left = [f.name for f in below if _count(f)]
-    if left:
-        found.append(f"Folders that are left alone: {', '.join(left)} (`recursive: true` takes their images too).")
-    return found
-
-
-def sizes(images: Sequence[Path]) -> list[str]:
-    """The sizes of the first images as text, the commonest first; unreadable ones are counted."""
-    counted: Counter[str] = Counter()
-    for path in images[:PROBED_IMAGES]:
-        try:
-            height, width = size_of(path)
-        except DataError:
-            counted["unreadable"] += 1
-        else:
-            counted[f"{width}x{height}"] += 1
-    return [text for text, _ in counted.most_common()]
-
-
-def _folders(folder: Path) -> list[Path]:
-    return [f for f in sorted(folder.iterdir()) if f.is_dir() and not f.name.startswith(".")]
-
-
-def _named(folders: Sequence[Path], names: frozenset[str]) -> Path | None:
-    return next((f for f in folders if f.name.lower() in names), None)
-
-
-def _count(folder: Path) -> int:
-    return len(list_images(folder, recursive=True))
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)

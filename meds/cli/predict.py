@@ -174,7 +174,7 @@ def _files(given: Sequence[str], own: Sequence[Path]) -> Iterator[Path]:
 
     What an earlier call has drawn into the folders `own` is left out, unless it is named itself.
     """
-    from meds.core.images import list_images
+    from meds.core.image_files import check_name, list_images
 
     drawn = [folder.resolve() for folder in own]
 
@@ -193,6 +193,7 @@ def _files(given: Sequence[str], own: Sequence[Path]) -> Iterator[Path]:
         else:
             found = [path]
         for file in found:
+            check_name(file)
             if file not in seen:
                 seen.add(file)
                 yield file

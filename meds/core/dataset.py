@@ -25,8 +25,9 @@ class Record:
     """One image.
 
     `label` is 0 (normal), 1 (anomalous) or None (unknown). `defect` is the defect type ("good" for a
-    normal image, None if unknown). `mask` is the path of the defect mask, None if there is none; a
-    normal image needs no mask. `path` is a file path, or a stable name for an image made in memory.
+    normal image, None if unknown). `mask` is the path of the defect mask, or of a folder of masks that
+    belong to one image; None if there is none; a normal image needs no mask. `path` is a file path, or a
+    stable name for an image made in memory.
     """
 
     path: str
@@ -75,7 +76,7 @@ class Dataset(ABC, Generic[OptionsT]):
 
     def mask_size(self, record: Record) -> tuple[int, int] | None:
         """(height, width) of the mask in pixels, None if the record has no mask."""
-        return None if record.mask is None else images.size_of(Path(record.mask))
+        return None if record.mask is None else images.mask_size(Path(record.mask))
 
     def digest(self, record: Record) -> str:
         """sha256 of the image's content (hex): equal content has an equal digest."""

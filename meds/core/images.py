@@ -1,4 +1,4 @@
-"""Lists, decodes, resizes and hashes image files: the one place of meds where pixels are read from disk."""
+"""Decodes, resizes and hashes image files: the one place of meds where pixels are read from disk."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageErr
 
 from meds.core.backbone import Preprocessing
 from meds.core.errors import DataError
-
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+from meds.core.image_files import list_images
 
 _DIGEST_CHUNK = 1 << 20
 _ORIENTATION = ExifTags.Base.Orientation
@@ -30,40 +29,6 @@ class UnreadableImageError(DataError):
     def __init__(self, path: Path, reason: str) -> None:
         self.what = f"{path}: {reason}."
         super().__init__(f"{path}: {reason}; remove it or set `dataset.unreadable: skip`.")
-
-
-def list_images(folder: Path, recursive: bool = False) -> list[Path]:
-    """Image files of a folder (of its sub-folders too if `recursive`), sorted by path.
-
-    A file counts by its suffix, in either case. Hidden files and folders (".…") are skipped. Raises
-    DataError if there is no such folder or it cannot be listed.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder; check the path.")
-
-    def stop(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions.") from error
-
-    found: list[Path] = []
-    for parent, folders, names in os.walk(folder, onerror=stop):
-        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        found += [Path(parent, name) for name in names if is_image(name)]
-    return sorted(found)
-
-
-def masks_by_image(folder: Path, recursive: bool = False) -> dict[str, Path]:
-    """Mask files by the image they belong to: its path below `folder`, with "/" and without suffix.
-
-    `<stem>_mask` and `<stem>` both belong to the image `<stem>`; the first wins where there are both.
-    Raises DataError if there is no such folder.
-    """
-    paths = {path.relative_to(folder).with_suffix("").as_posix(): path for path in list_images(folder, recursive)}
-    return paths | {name.removesuffix("_mask"): path for name, path in paths.items() if name.endswith("_mask")}
-
-
-def is_image(name: str) -> bool:
-    """Whether a file of that name counts as an image: a known suffix in either case, not hidden."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
 
 
 def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
@@ -91,14 +56,31 @@ def read_mask(path: Path) -> npt.NDArray[np.bool_]:
 
     True is what lies above half of the type's range (above 127 of 0..255). If nothing does, the file is
     taken as a map of numbers (0 and 1, or 0 and the number of the defect type) and everything above 0 is
-    True. Of colours the brightest channel counts; alpha is dropped. Raises DataError as `read_rgb`.
+    True. Of colours the brightest channel counts; alpha is dropped. A folder of mask files, one for each
+    defect of the image, gives their union. Raises DataError as `read_rgb`.
     """
+    if path.is_dir():
+        mask_size(path)
+        return np.asarray(np.any([read_mask(part) for part in list_images(path)], axis=0))
     with _opened(path) as picture:
         values, full_range = _decoded(picture)
     if values.ndim == 3:
         values = values.max(axis=2)
     above_half = np.asarray(values > full_range / 2)
     return above_half if above_half.any() else np.asarray(values > 0)
+
+
+def mask_size(path: Path) -> tuple[int, int]:
+    """(height, width) of a mask file or of a folder of mask files, as `size_of`.
+
+    Raises UnreadableImageError also for a folder whose files are none or differ in size.
+    """
+    if not path.is_dir():
+        return size_of(path)
+    sizes = {size_of(part) for part in list_images(path)}
+    if len(sizes) != 1:
+        raise UnreadableImageError(path, "holds masks of different sizes" if sizes else "holds no mask")
+    return sizes.pop()
 
 
 def size_of(path: Path) -> tuple[int, int]:

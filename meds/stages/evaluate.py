@@ -150,12 +150,20 @@ class Evaluate(Stage):
         if not samples:
             return dict.fromkeys(("pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_aupro"))
         masks = np.zeros((len(samples), how.map_size, how.map_size), dtype=bool)
+        empty = []
         for place, sample in enumerate(samples):
             mask = context.read_mask(sample) if sample.record.mask is not None else None
             if mask is not None:
+                if sample.record.label == 1 and not mask.any():
+                    empty.append(sample.record.mask)
                 masks[place] = resize_and_crop_mask(
                     mask, context.backbone.preprocessing, how.map_size, how.mask_rule, how.mask_resize
                 )
+        if empty:
+            context.reporter.say(
+                f"{len(empty)} of the defective images' masks hold no defect, and their pixels count as normal; "
+                f"the first is {empty[0]}."
+            )
         return dict(metrics.pixel_metrics(maps.numpy(), masks, self.options.aupro_limit, context.runtime.threads))
 
     def _calibration(

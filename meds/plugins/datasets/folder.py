@@ -13,7 +13,7 @@ from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, DatasetOptions, Record
 from meds.core.errors import DataError
 from meds.core.folder_names import ABNORMAL_NAMES, NORMAL_NAMES
 from meds.core.hookspecs import hookimpl
-from meds.core.images import IMAGE_SUFFIXES, list_images, masks_by_image
+from meds.core.image_files import EXCLUDE, IMAGE_SUFFIXES, excluded, list_images, masks_by_image
 from meds.core.registry import Plugin
 
 
@@ -33,6 +33,7 @@ class FolderOptions(DatasetOptions):
         default=None,
         description="Folder of the defects' masks, named as the image or <image>_mask. Needs `abnormal`.",
     )
+    exclude: list[str] | None = Field(default=None, min_length=1, description=EXCLUDE)
     test_fraction: float = Field(
         default=0.4,
         gt=0,
@@ -73,6 +74,11 @@ class FolderDataset(Dataset[FolderOptions]):
     `seed`, are the test images.
     """
 
+    def __init__(self, options: FolderOptions, root: Path | None = None) -> None:
+        """`root` is the folder that the patterns of `exclude` begin at; `path` if left out."""
+        super().__init__(options)
+        self._root = root or options.path
+
     def records(self) -> Sequence[Record]:
         """Training images, then test images, each part sorted by path.
 
@@ -100,16 +106,22 @@ class FolderDataset(Dataset[FolderOptions]):
         folders = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
         if not folders:
             raise DataError(f"{path}: holds no folder, and `dataset.class_folders` takes each folder as a class.")
-        one_class = {"class_folders": False}
-        return [
-            record
-            for folder in folders
-            for record in FolderDataset(self.options.model_copy(update={**one_class, "path": folder})).records()
-        ]
+        wanted = [folder for folder in folders if not self._left_out(folder)]
+        return [record for folder in wanted for record in self._of_folder(folder).records()]
+
+    def _left_out(self, folder: Path) -> bool:
+        """Whether `exclude` leaves out every image of a folder, as of a folder of masks beside the classes."""
+        found = list_images(folder, recursive=True) if self.options.exclude else []
+        return bool(found) and all(excluded(path, self._root, self.options.exclude) for path in found)
+
+    def _of_folder(self, folder: Path) -> FolderDataset:
+        return FolderDataset(
+            self.options.model_copy(update={"class_folders": False, "path": folder}), self.options.path
+        )
 
     def _unlabelled(self) -> list[Record]:
         path = self.options.path
-        found = list_images(path, self.options.recursive)
+        found = self._listed(path)
         if not found:
             raise DataError(f"{path}: holds no image; {_advice(path)}")
         return [Record(str(image), self._class_name(), "train") for image in found]
@@ -129,11 +141,12 @@ class FolderDataset(Dataset[FolderOptions]):
         return train, test + ([] if abnormal is None else self._defective(abnormal, normal, masks))
 
     def _defective(self, abnormal: Path, normal: Path, masks: Path | None) -> list[Record]:
-        by_image = {} if masks is None else masks_by_image(masks, self.options.recursive)
+        images = self._images(abnormal, "abnormal", (normal, masks))
+        by_image = {} if masks is None else _masks(masks, abnormal, images, self.options.recursive)
         records = []
-        for path in self._images(abnormal, "abnormal", (normal, masks)):
+        for path in images:
             inside = path.relative_to(abnormal)
-            mask = by_image.get(inside.with_suffix("").as_posix())
+            mask = by_image.get(path)
             records.append(
                 Record(
                     path=str(path),
@@ -154,14 +167,15 @@ class FolderDataset(Dataset[FolderOptions]):
     def _images(self, folder: Path, option: str, others: Sequence[Path | None]) -> list[Path]:
         """The images of a folder without those of other folders inside it."""
         inside = [other for other in others if other is not None and other != folder and other.is_relative_to(folder)]
-        found = [
-            path
-            for path in list_images(folder, self.options.recursive)
-            if not any(path.is_relative_to(other) for other in inside)
-        ]
+        found = [path for path in self._listed(folder) if not any(path.is_relative_to(other) for other in inside)]
         if not found:
             raise DataError(f"{folder}: the folder of `dataset.{option}` holds no image; {_advice(folder)}")
         return found
+
+    def _listed(self, folder: Path) -> list[Path]:
+        """The images in a folder, without those of `exclude`."""
+        found = list_images(folder, self.options.recursive)
+        return [path for path in found if not excluded(path, self._root, self.options.exclude)]
 
     @overload
     def _folder(self, option: str, value: Path) -> Path: ...
@@ -182,6 +196,24 @@ class FolderDataset(Dataset[FolderOptions]):
         return self.options.class_name or self.options.path.resolve().name or "images"
 
 
+def _masks(masks: Path, abnormal: Path, images: Sequence[Path], recursive: bool) -> dict[Path, Path]:
+    """The mask of each image that has one, by its path, else by its name directly in the folder of the masks."""
+    by_name = masks_by_image(masks, recursive)
+    names = {path: path.relative_to(abnormal).with_suffix("").as_posix() for path in images}
+    found = {path: by_name[name] for path, name in names.items() if name in by_name}
+    for name, mask in by_name.items():
+        alike = [path for path in images if path.stem == name and path not in found]
+        if name in names.values() or not alike:
+            continue
+        if len(alike) > 1:
+            raise DataError(
+                f"{mask}: {len(alike)} defective images are called '{name}' ({alike[0]}, {alike[1]}), so whose mask it "
+                f"is cannot be told; move it into a folder, as {masks / names[alike[0]]}{mask.suffix}."
+            )
+        found[alike[0]] = mask
+    return found
+
+
 def _advice(folder: Path) -> str:
     """What to do about a folder without images: ends the sentence of a DataError."""
     folders = [entry for entry in sorted(folder.iterdir()) if entry.is_dir()]
@@ -191,7 +223,7 @@ def _advice(folder: Path) -> str:
     settings += [f"`dataset.abnormal: {name}`" for name in abnormal[:1]]
     if settings:
         return f"set {' and '.join(settings)} to say what its sub-folders hold."
-    if any(entry.name == "train" for entry in folders):
+    if any(entry.name.lower() == "train" for entry in folders):
         return "`dataset.type: mvtec` takes folders with train and test in them."
     if any(list_images(entry, recursive=True) for entry in folders):
         return "set `dataset.recursive: true` to take the images of its sub-folders."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field
@@ -11,8 +12,10 @@ from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, DatasetOptions, Record
 from meds.core.errors import DataError
 from meds.core.folder_names import NORMAL_NAMES
 from meds.core.hookspecs import hookimpl
-from meds.core.images import list_images, masks_by_image
+from meds.core.image_files import EXCLUDE, excluded, folder_called, folders_in, list_images, masks_by_image
 from meds.core.registry import Plugin
+
+MASKS = "ground_truth"
 
 
 class MvtecOptions(DatasetOptions):
@@ -22,14 +25,17 @@ class MvtecOptions(DatasetOptions):
     classes: list[str] | None = Field(
         default=None, min_length=1, description="The classes to use; all that are found if left out."
     )
+    exclude: list[str] | None = Field(default=None, min_length=1, description=EXCLUDE)
 
 
 class MvtecDataset(Dataset[MvtecOptions]):
     """`<class>/train/good`, `<class>/test/<defect>` and `<class>/ground_truth/<defect>/<stem>_mask.png`.
 
     Folders named good, ok, normal or otherwise as normal (`NORMAL_NAMES`) hold normal images; any other folder, also
-    below `train`, is a defect type.
-    A mask may also be named `<stem>` and have any image suffix; a defect without one has no mask.
+    below `train`, is a defect type. Capitals do not matter, and images may lie in folders further down.
+    A mask may also be named `<stem>` and have any image suffix, or be a folder `<stem>` of several (MVTec LOCO); a
+    defect without one has no mask. Where there is no `test`, `test_public` with its own `ground_truth` is the test
+    (MVTec AD 2).
     """
 
     def records(self) -> Sequence[Record]:
@@ -37,16 +43,16 @@ class MvtecDataset(Dataset[MvtecOptions]):
 
         Raises DataError if the path has not that layout, a class is unknown, or one has no training image.
         """
-        return [record for name, folder in self._class_folders() for record in _class_records(name, folder)]
+        return [record for name, folder in self._class_folders() for record in self._class_records(name, folder)]
 
     def _class_folders(self) -> list[tuple[str, Path]]:
         path = self.options.path
         if not path.is_dir():
             raise DataError(f"{path}: there is no such folder; check `dataset.path`.")
-        if (path / "train").is_dir():
+        if folder_called(path, "train"):
             found = {path.resolve().name: path}
         else:
-            found = {folder.name: folder for folder in sorted(path.iterdir()) if (folder / "train").is_dir()}
+            found = {folder.name: folder for folder in folders_in(path) if folder_called(folder, "train")}
         if not found:
             raise DataError(
                 f"{path}: neither this folder nor one directly in it holds a `train` folder; `dataset.path` "
@@ -58,35 +64,61 @@ class MvtecDataset(Dataset[MvtecOptions]):
                 raise DataError(f"{path}: there is no class '{name}'; `dataset.classes` can name: {', '.join(found)}.")
         return [(name, found[name]) for name in wanted]
 
+    def _class_records(self, class_name: str, folder: Path) -> list[Record]:
+        parts = parts_of(folder)
+        train = [] if parts.train is None else list(self._split_records(class_name, "train", parts.train, None))
+        if not train:
+            place = parts.train or folder / "train"
+            raise DataError(f"{place}: holds no training image; images belong in {place / 'good'}.")
+        test = () if parts.test is None else self._split_records(class_name, "test", parts.test, parts.masks)
+        return [*train, *test]
 
-def _class_records(class_name: str, folder: Path) -> list[Record]:
-    train = list(_split_records(class_name, folder, "train"))
-    if not train:
-        raise DataError(f"{folder / 'train'}: holds no training image; images belong in {folder / 'train' / 'good'}.")
-    return train + list(_split_records(class_name, folder, "test"))
+    def _split_records(self, class_name: str, split: Split, folder: Path, masks: Path | None) -> Iterator[Record]:
+        for kind in folders_in(folder):
+            if kind == masks:
+                continue
+            normal = kind.name.lower() in NORMAL_NAMES
+            found = _Masks(None if normal else folder_called(masks, kind.name))
+            for path in list_images(kind, recursive=True):
+                if not excluded(path, self.options.path, self.options.exclude):
+                    yield Record(
+                        path=str(path),
+                        class_name=class_name,
+                        split=split,
+                        label=NORMAL if normal else ANOMALOUS,
+                        defect="good" if normal else kind.name,
+                        mask=found.of(path.relative_to(kind)),
+                    )
 
 
-def _split_records(class_name: str, folder: Path, split: Split) -> Iterator[Record]:
-    if not (folder / split).is_dir():
-        return
-    for kind in sorted((folder / split).iterdir()):
-        if not kind.is_dir() or kind.name.startswith("."):
-            continue
-        normal = kind.name.lower() in NORMAL_NAMES
-        # The masks belong to the test images: a training image of the same name is another image.
-        mask_folder = folder / "ground_truth" / kind.name
-        masked = split == "test" and not normal and mask_folder.is_dir()
-        masks = masks_by_image(mask_folder) if masked else {}
-        for path in list_images(kind):
-            mask = masks.get(path.stem)
-            yield Record(
-                path=str(path),
-                class_name=class_name,
-                split=split,
-                label=NORMAL if normal else ANOMALOUS,
-                defect="good" if normal else kind.name,
-                mask=None if mask is None else str(mask),
-            )
+@dataclass(frozen=True)
+class Parts:
+    """The folders of a class: of the training images, the test images, and the masks, None where there is none."""
+
+    train: Path | None
+    test: Path | None
+    masks: Path | None
+
+
+def parts_of(folder: Path) -> Parts:
+    """The parts of a class folder."""
+    test = folder_called(folder, "test", "test_public")
+    # The masks belong to the test images: a training image of the same name is another image.
+    masks = folder_called(folder, MASKS) or folder_called(test, MASKS)
+    return Parts(folder_called(folder, "train"), test, masks)
+
+
+class _Masks:
+    """The masks of a type of defect: a file or a folder of files for an image."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._files = {} if folder is None else masks_by_image(folder, recursive=True)
+        self._folders = {name.rpartition("/")[0]: path.parent for name, path in self._files.items()}
+
+    def of(self, image: Path) -> str | None:
+        name = image.with_suffix("").as_posix()
+        found = self._files.get(name) or self._folders.get(name)
+        return None if found is None else str(found)
 
 
 @hookimpl

@@ -1,0 +1,55 @@
+"""What `meds init` says of a folder: the dataset block of its spec, what was found and assumed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from meds.cli.mask_files import Tree
+from meds.core.errors import DataError
+from meds.core.images import size_of
+
+PROBED_IMAGES = 200
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The dataset block of a spec, what was found and assumed, and how many training images the smallest class has.
+
+    The dataset takes images from the folders `reads`, and masks from `masks`.
+    """
+
+    dataset: dict[str, Any]
+    found: list[str]
+    training_images: int
+    sizes: list[str] = field(default_factory=list)
+    reads: tuple[Path, ...] = ()
+    masks: tuple[Path, ...] = ()
+
+
+def without_masks(layout: Layout, tree: Tree) -> Layout:
+    """The layout with an option `exclude` for the images that look like masks, and a sentence about them."""
+    hidden = tree.hidden(layout.reads, layout.masks)
+    if not hidden:
+        return layout
+    count = len({path for paths in hidden.values() for path in paths})
+    which = ", ".join(f"`{pattern}`" for pattern in hidden)
+    verb = "looks like a mask" if count == 1 else "look like masks"
+    sentence = f"{count} file{'s' * (count != 1)} {verb} ({which}) and {'is' if count == 1 else 'are'} left out."
+    return replace(layout, dataset=layout.dataset | {"exclude": list(hidden)}, found=[*layout.found, sentence])
+
+
+def sizes(images: Sequence[Path]) -> list[str]:
+    """The sizes of the first images as text, the commonest first; unreadable ones are counted."""
+    counted: Counter[str] = Counter()
+    for path in images[:PROBED_IMAGES]:
+        try:
+            height, width = size_of(path)
+        except DataError:
+            counted["unreadable"] += 1
+        else:
+            counted[f"{width}x{height}"] += 1
+    return [text for text, _ in counted.most_common()]

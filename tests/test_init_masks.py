@@ -1,0 +1,120 @@
+"""`meds init` on folders that hold masks of defects: none of them becomes a training image unnoticed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Finished
+from layout_cases import images, put, records, written
+
+
+def trained(spec_file: Path, folder: Path) -> list[str]:
+    return [Path(r.path).relative_to(folder).as_posix() for r in records(spec_file) if r.split == "train"]
+
+
+def test_dagm(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "dagm"
+    for name in ("Class1", "Class2"):
+        put(*(folder / name / "Train" / f"{i}.PNG" for i in range(4)), folder / name / "Train/Label/1_label.PNG")
+    spec, said = written(meds, folder)
+    assert spec["dataset"]["exclude"] == ["Label/*"]
+    assert "2 files look like masks (`Label/*`) and are left out." in said
+    assert "Class1 (4), Class2 (4)" in said
+    assert len(trained(tmp_path / "out.yaml", folder)) == 8
+
+
+@pytest.mark.parametrize("ending", ["_label", "_GT", "-Mask", "_ground_truth"])
+def test_masks_beside_their_images(tmp_path: Path, meds: Callable[..., Finished], ending: str) -> None:
+    folder = tmp_path / "parts"
+    put(*images(folder), folder / f"00{ending}.bmp", folder / f"01{ending}.png", folder / "alone_label.png")
+    spec, said = written(meds, folder)
+    assert spec["dataset"]["exclude"] == [f"*{ending}.*"]
+    left = 3 if ending == "_label" else 2
+    assert f"{left} files look like masks (`*{ending}.*`) and are left out." in said
+    assert f"{7 - left} images with no labels" in said
+    assert len(trained(tmp_path / "out.yaml", folder)) == 7 - left
+
+
+def test_masks_beside_training_images_in_train(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "ksdd2"
+    for part in ("train", "test"):
+        put(*images(folder / part), *(folder / part / f"{i:02}_GT.png" for i in range(4)))
+    spec, said = written(meds, folder)
+    assert spec["dataset"]["exclude"] == ["*_GT.*"]
+    assert "4 files look like masks" in said
+    assert len(trained(tmp_path / "out.yaml", folder)) == 4
+
+
+def test_masks_in_the_layout_of_mvtec(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "line"
+    put(*images(folder / "train/good"), folder / "train/good/00_mask.png", *images(folder / "test/bad"))
+    put(*images(folder / "ground_truth/bad"))
+    spec, said = written(meds, folder)
+    assert spec["dataset"] == {"type": "mvtec", "path": str(folder), "exclude": ["*_mask.*"]}
+    assert "1 file looks like a mask (`*_mask.*`) and is left out." in said
+    assert sum(r.mask is not None for r in records(tmp_path / "out.yaml")) == 4
+    assert trained(tmp_path / "out.yaml", folder) == [f"train/good/{i:02}.png" for i in range(4)]
+
+
+def test_a_folder_of_masks_beside_classes(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "products"
+    put(*images(folder / "bolt"), *images(folder / "nut"), *images(folder / "masks" / "nut"))
+    spec, _ = written(meds, folder)
+    assert spec["dataset"] == {"type": "folder", "path": str(folder), "class_folders": True, "exclude": ["masks/*"]}
+    assert {r.class_name for r in records(tmp_path / "out.yaml")} == {"bolt", "nut"}
+
+
+def test_labels_that_are_products_are_images(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "products"
+    put(*images(folder / "bottles"), *images(folder / "labels"))
+    assert "exclude" not in written(meds, folder)[0]["dataset"]
+
+
+def test_labels_beside_a_folder_of_images_are_masks(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "parts"
+    put(*images(folder / "images"), *images(folder / "labels"))
+    spec, _ = written(meds, folder)
+    assert spec["dataset"] == {"type": "folder", "path": str(folder), "recursive": True, "exclude": ["labels/*"]}
+    assert len(records(tmp_path / "out.yaml")) == 4
+
+
+def test_a_folder_of_nothing_but_masks_is_taken_as_images(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "parts"
+    put(*images(folder / "masks"))
+    assert written(meds, folder)[0]["dataset"] == {"type": "folder", "path": str(folder), "recursive": True}
+
+
+@pytest.fixture
+def visa(tmp_path: Path) -> Path:
+    data = tmp_path / "visa" / "candle" / "Data"
+    put(*images(data / "Images/Normal", 5), *images(data / "Images/Anomaly", 2), *images(data / "Masks/Anomaly", 2))
+    return tmp_path / "visa"
+
+
+def test_visa_without_its_split_table(tmp_path: Path, visa: Path, meds: Callable[..., Finished]) -> None:
+    _, said = written(meds, visa)
+    assert "`type: visa` wants the split table 'split_csv/1cls.csv', which is not there." in said
+    read = records(tmp_path / "out.yaml")
+    assert len(read) == 7
+    assert sum(r.mask is not None for r in read) == 2
+    assert not any("Masks" in r.path for r in read)
+
+
+def test_visa_beside_another_folder(tmp_path: Path, visa: Path, meds: Callable[..., Finished]) -> None:
+    put(*images(visa / "more"))
+    spec, said = written(meds, visa)
+    assert "split_csv/1cls.csv" in said
+    assert spec["dataset"]["exclude"] == ["Masks/*"]
+    assert len(records(tmp_path / "out.yaml")) == 11
+
+
+def test_visa_with_its_split_table(tmp_path: Path, visa: Path, meds: Callable[..., Finished]) -> None:
+    rows = [f"candle,train,normal,candle/Data/Images/Normal/{i:02}.png," for i in range(5)]
+    rows.append("candle,test,anomaly,candle/Data/Images/Anomaly/00.png,candle/Data/Masks/Anomaly/00.png")
+    (visa / "split_csv").mkdir()
+    (visa / "split_csv" / "1cls.csv").write_text("\n".join(["object,split,label,image,mask", *rows]))
+    spec, _ = written(meds, visa)
+    assert spec["dataset"] == {"type": "visa", "path": str(visa)}
+    assert len(records(tmp_path / "out.yaml")) == 6
