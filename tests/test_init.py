@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import Finished
 from layout_cases import found, images, put, records, written
+from PIL import Image
 
 from meds.core.registry import load_registry
 from meds.core.spec import load_spec
@@ -164,6 +166,18 @@ def test_links_to_folders_and_webp(tmp_path: Path, meds: Callable[..., Finished]
     _, said = written(meds, folder)
     assert "5 images in 'good'" in said
     assert len(records(tmp_path / "out.yaml")) == 9
+
+
+@pytest.mark.parametrize(("largest", "said_of"), [(4095, True), (65520, False)])
+def test_images_of_12_bits_in_16(tmp_path: Path, meds: Callable[..., Finished], largest: int, said_of: bool) -> None:
+    folder = tmp_path / "camera"
+    folder.mkdir()
+    values = np.linspace(0, largest, 24 * 24).reshape(24, 24).astype(np.uint16)
+    for number in range(6):
+        Image.fromarray(values).save(folder / f"{number}.png")
+    _, said = written(meds, folder)
+    assert "Image sizes: 24x24; the encoder sees them as squares." in said
+    assert ("multiply their values by 16 first" in said) == said_of
 
 
 def test_a_folder_with_a_line_break_in_its_name(tmp_path: Path, meds: Callable[..., Finished]) -> None:

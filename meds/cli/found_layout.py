@@ -10,9 +10,12 @@ from typing import Any
 
 from meds.cli.mask_files import Tree
 from meds.core.errors import DataError
-from meds.core.images import size_of
+from meds.core.images import largest_of_16_bits, size_of
 
 PROBED_IMAGES = 200
+# Entries of `sizes` that are none.
+UNREADABLE, FAINT = "unreadable", "faint"
+_OPENED_IMAGES = 5
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,24 @@ def without_masks(layout: Layout, tree: Tree) -> Layout:
 
 
 def sizes(images: Sequence[Path]) -> list[str]:
-    """The sizes of the first images as text, the commonest first; unreadable ones are counted."""
+    """The sizes of the first images as text, the commonest first; unreadable and faint ones are counted."""
     counted: Counter[str] = Counter()
     for path in images[:PROBED_IMAGES]:
         try:
             height, width = size_of(path)
         except DataError:
-            counted["unreadable"] += 1
+            counted[UNREADABLE] += 1
         else:
             counted[f"{width}x{height}"] += 1
+    counted[FAINT] = sum(map(_faint, images[:_OPENED_IMAGES]))
+    counted = +counted
     return [text for text, _ in counted.most_common()]
+
+
+def _faint(path: Path) -> bool:
+    """Whether an image of 16 bits uses less than a sixteenth of them."""
+    try:
+        largest = largest_of_16_bits(path)
+    except DataError:
+        return False
+    return largest is not None and largest < 2**12

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from meds.cli.console import console
-from meds.cli.found_layout import Layout
+from meds.cli.found_layout import FAINT, UNREADABLE, Layout
 from meds.cli.layouts import recognise
 from meds.core import files
 from meds.core.errors import UserError
@@ -77,7 +77,7 @@ def _spec(folder: Path, name: str, layout: Layout) -> str:
 
 
 def _unreadable(layout: Layout) -> dict[str, Any]:
-    return {"unreadable": "skip"} if "unreadable" in layout.sizes else {}
+    return {"unreadable": "skip"} if UNREADABLE in layout.sizes else {}
 
 
 def _backbone() -> str:
@@ -92,12 +92,17 @@ def _backbone() -> str:
 
 
 def _sizes(layout: Layout) -> str:
-    readable = [size for size in layout.sizes if size != "unreadable"]
+    readable = [size for size in layout.sizes if size not in (UNREADABLE, FAINT)]
     if not readable:
         return "None of the first images can be read."
     more = f" and {len(readable) - 3} more" if len(readable) > 3 else ""
     text = f"Image sizes: {', '.join(readable[:3])}{more}; the encoder sees them as squares."
-    return text + (" Some cannot be read; they are left out and listed." if "unreadable" in layout.sizes else "")
+    if FAINT in layout.sizes:
+        text += (
+            " Some have 16 bits and use less than a sixteenth of the range, as from a camera of 12 bits: they are seen "
+            "almost black; multiply their values by 16 first."
+        )
+    return text + (" Some cannot be read; they are left out and listed." if UNREADABLE in layout.sizes else "")
 
 
 def _name(folder: Path) -> str:

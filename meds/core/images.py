@@ -99,6 +99,14 @@ def size_of(path: Path) -> tuple[int, int]:
     return (width, height) if orientation in _QUARTER_TURNS else (height, width)
 
 
+def largest_of_16_bits(path: Path) -> int | None:
+    """The largest value of a grey image of 16 bits, None for any other image. Raises DataError as `read_rgb`."""
+    with _opened(path) as picture:
+        if picture.mode != "I" and not picture.mode.startswith("I;16"):
+            return None
+        return int(np.asarray(picture).max())
+
+
 def resize_and_crop(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
     """RGB uint8 [H, W, 3] -> uint8 [S, S, 3]: bilinear to `resize`² pixels, then the central `size`²."""
     side = preprocessing.resize
