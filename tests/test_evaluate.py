@@ -72,7 +72,7 @@ def test_masks_of_defects_without_a_defect_are_said(tmp_path: Path) -> None:
     said: list[str] = []
     reporter = SilentReporter()
     reporter.say = said.append  # type: ignore[method-assign]
-    masks = {"a": np.zeros((8, 8), bool), "b": np.ones((8, 8), bool), "c": np.zeros((8, 8), bool)}
+    masks = {"a": np.zeros((8, 8), bool), "b": np.eye(8, dtype=bool), "c": np.zeros((8, 8), bool)}
     context = replace(
         make_context([torch.randn(2, 6, 4, 4)], ["x", "x"], tmp_path),
         reporter=reporter,
@@ -88,3 +88,7 @@ def test_masks_of_defects_without_a_defect_are_said(tmp_path: Path) -> None:
     ]
     stage._pixel_figures(context, samples[1:2] + samples[3:], torch.rand(2, 8, 8), how)
     assert len(said) == 1
+    masks["b"] = np.ones((8, 8), bool)
+    stage._pixel_figures(context, samples[1:2] + samples[3:], torch.rand(2, 8, 8), how)
+    assert said[1].startswith("1 of the defective images' masks cover all of their image; if that is not meant")
+    assert said[1].endswith("the first is b.")

@@ -150,12 +150,13 @@ class Evaluate(Stage):
         if not samples:
             return dict.fromkeys(("pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_aupro"))
         masks = np.zeros((len(samples), how.map_size, how.map_size), dtype=bool)
-        empty = []
+        empty: list[str] = []
+        full: list[str] = []
         for place, sample in enumerate(samples):
             mask = context.read_mask(sample) if sample.record.mask is not None else None
             if mask is not None:
-                if sample.record.label == 1 and not mask.any():
-                    empty.append(sample.record.mask)
+                if sample.record.label == 1 and (not mask.any() or mask.all()):
+                    (full if mask.any() else empty).append(str(sample.record.mask))
                 masks[place] = resize_and_crop_mask(
                     mask, context.backbone.preprocessing, how.map_size, how.mask_rule, how.mask_resize
                 )
@@ -163,6 +164,11 @@ class Evaluate(Stage):
             context.reporter.say(
                 f"{len(empty)} of the defective images' masks hold no defect, and their pixels count as normal; "
                 f"the first is {empty[0]}."
+            )
+        if full:
+            context.reporter.say(
+                f"{len(full)} of the defective images' masks cover all of their image; if that is not meant (a white "
+                f"background, a mask in the alpha channel), save them as white on black; the first is {full[0]}."
             )
         return dict(metrics.pixel_metrics(maps.numpy(), masks, self.options.aupro_limit, context.runtime.threads))
 
