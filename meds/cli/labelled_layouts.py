@@ -39,7 +39,7 @@ def labels_of(tree: Tree, folder: Path) -> Labels | None:
     """The labels that folders' names give; None if no name tells what is normal."""
     filled = tree.filled(folder)
     # What looks like masks is not in the tree.
-    mask = _named([f for f in folders_in(folder) if list_images(f, recursive=True)], MASK_NAMES)
+    mask = next((f for f in folders_in(folder) if _called(f, MASK_NAMES) and list_images(f, recursive=True)), None)
     normal, abnormal = _named(filled, NORMAL_NAMES), _named(filled, ABNORMAL_NAMES)
     if normal is None and (abnormal is None or not tree.images(folder)):
         return None
@@ -122,4 +122,8 @@ def labelled_classes(tree: Tree, folders: Sequence[Path], labels: Labels) -> Lay
 
 
 def _named(folders: Sequence[Path], names: frozenset[str]) -> Path | None:
-    return next((f for f in folders if f.name.lower() in names), None)
+    return next((f for f in folders if _called(f, names)), None)
+
+
+def _called(folder: Path, names: frozenset[str]) -> bool:
+    return folder.name.lower() in names

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from meds.core.folder_names import MASK_NAMES
-from meds.core.image_files import excluded, folders_in, list_images
+from meds.core.image_files import excluded, folders_in, list_images, list_wanted
 
 ENDING = re.compile(r"(.+?)([-_](?:masks?|labels?|gt|ground_?truth))$", re.IGNORECASE)
 LABEL_NAMES = frozenset({"label", "labels"})
@@ -18,9 +18,10 @@ IMAGE_NAMES = frozenset({"image", "images", "img", "imgs"})
 
 @dataclass(frozen=True)
 class Tree:
-    """A folder and what lies in it, without the images that `patterns` say are masks."""
+    """A folder and what lies in it, without the images that `patterns` say are masks; `everything` is with them."""
 
     root: Path
+    everything: tuple[Path, ...]
     patterns: tuple[str, ...] = ()
     _listed: dict[tuple[Path, bool], list[Path]] = field(default_factory=dict, compare=False, repr=False)
 
@@ -28,8 +29,7 @@ class Tree:
         """The images of a folder in the tree, as a dataset with these patterns as `exclude` reads them."""
         key = (folder, recursive)
         if key not in self._listed:
-            found = list_images(folder, recursive)
-            self._listed[key] = [path for path in found if not excluded(path, self.root, self.patterns)]
+            self._listed[key] = list_wanted(folder, recursive, self.root, self.patterns)
         return self._listed[key]
 
     def count(self, folder: Path) -> int:
@@ -42,7 +42,7 @@ class Tree:
 
     def hidden(self, folders: Sequence[Path], masks: Sequence[Path]) -> dict[str, list[Path]]:
         """What each pattern leaves out of some folders, apart from folders that are read as masks."""
-        matching = [path for path in list_images(self.root, recursive=True) if excluded(path, self.root, self.patterns)]
+        matching = [path for path in self.everything if excluded(path, self.root, self.patterns)]
         found = [p for p in matching if not {*folders}.isdisjoint(p.parents) and {*masks}.isdisjoint(p.parents)]
         left_out = {p: [path for path in found if excluded(path, self.root, [p])] for p in self.patterns}
         return {pattern: paths for pattern, paths in left_out.items() if paths}
@@ -52,8 +52,8 @@ def tree_of(folder: Path) -> Tree:
     """A folder as a tree without what looks like masks; with all of it if nothing else is there."""
     images = list_images(folder, recursive=True)
     patterns = {pattern.lower(): pattern for pattern in [*_folder_patterns(folder, images), *_file_patterns(images)]}
-    tree = Tree(folder, tuple(patterns.values()))
-    return tree if tree.count(folder) else Tree(folder)
+    tree = Tree(folder, tuple(images), tuple(patterns.values()))
+    return tree if tree.count(folder) else Tree(folder, tuple(images))
 
 
 def _file_patterns(images: Sequence[Path]) -> list[str]:

@@ -30,7 +30,6 @@ def run_spec(
     again += ["--runs-dir", str(runs_dir)] if runs_dir != Path("runs") else []
     again += ["--until", last] if last else []
     from meds.core.pipeline import Pipeline
-    from meds.core.plan import span
     from meds.core.runner import Runner, RunRequest
 
     directory = runs_dir / spec.name
@@ -38,10 +37,10 @@ def run_spec(
     request = RunRequest(directory, first, last, force)
     console.print(f"[bold]{spec.name}[/bold] on {pipeline.runtime.describe()}, in {escape(str(directory))}")
     show_noise(pipeline.data.noise)
-    # What is wrong so far the same command would find again.
-    span(pipeline.stages, first, last)
+    # A mistake that is found until here the same command would find again.
+    runner = Runner(pipeline, request, ConsoleReporter())
     try:
-        metrics = Runner(pipeline, request, ConsoleReporter()).run()
+        metrics = runner.run()
     except Exception as error:
         error.add_note(f"Continue with: {shlex.join(again)}")
         raise

@@ -35,6 +35,11 @@ def list_images(folder: Path, recursive: bool = False) -> list[Path]:
     return sorted(found)
 
 
+def list_wanted(folder: Path, recursive: bool, root: Path, exclude: Sequence[str] | None) -> list[Path]:
+    """The images of a folder as `list_images` finds them, without those that `exclude` leaves out of `root`."""
+    return [path for path in list_images(folder, recursive) if not excluded(path, root, exclude)]
+
+
 def _walk(folder: Path, recursive: bool) -> Iterator[tuple[str, list[str]]]:
     """Each folder with the names in it; links to folders last, so that a folder is listed where it really lies."""
 

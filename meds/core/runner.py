@@ -32,11 +32,16 @@ class RunRequest:
 
 
 class Runner:
-    """Runs one request; every finished stage is kept, whatever happens to the next."""
+    """Runs one request; every finished stage is kept, whatever happens to the next.
+
+    Raises:
+        UserError: the plan has no such stages (on making one).
+    """
 
     def __init__(self, pipeline: Pipeline, request: RunRequest, reporter: Reporter) -> None:
         self.pipeline, self.request, self.reporter = pipeline, request, reporter
         self.directory = RunDirectory(request.directory)
+        self.wanted = span(pipeline.stages, request.first, request.last)
         self.artifacts: list[Artifact | None] = []
 
     def run(self) -> dict[str, Any] | None:
@@ -48,8 +53,7 @@ class Runner:
                 return self._run()
 
     def _run(self) -> dict[str, Any] | None:
-        pipeline = self.pipeline
-        wanted = span(pipeline.stages, self.request.first, self.request.last)
+        pipeline, wanted = self.pipeline, self.wanted
         self.directory.prepare(pipeline.spec.to_yaml(), pipeline.data)
         self.events = Events(self.request.directory, self._loggers(), self.reporter.say)
         self.state = RunState(pipeline, self.directory)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -150,26 +150,16 @@ class Evaluate(Stage):
         if not samples:
             return dict.fromkeys(("pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_aupro"))
         masks = np.zeros((len(samples), how.map_size, how.map_size), dtype=bool)
-        empty: list[str] = []
-        full: list[str] = []
+        covered: dict[str, float] = {}
         for place, sample in enumerate(samples):
             mask = context.read_mask(sample) if sample.record.mask is not None else None
             if mask is not None:
-                if sample.record.label == 1 and (not mask.any() or mask.all()):
-                    (full if mask.any() else empty).append(str(sample.record.mask))
+                if sample.record.label == 1:
+                    covered[str(sample.record.mask)] = mask.mean()
                 masks[place] = resize_and_crop_mask(
                     mask, context.backbone.preprocessing, how.map_size, how.mask_rule, how.mask_resize
                 )
-        if empty:
-            context.reporter.say(
-                f"{len(empty)} of the defective images' masks hold no defect, and their pixels count as normal; "
-                f"the first is {empty[0]}."
-            )
-        if full:
-            context.reporter.say(
-                f"{len(full)} of the defective images' masks cover all of their image; if that is not meant (a white "
-                f"background, a mask in the alpha channel), save them as white on black; the first is {full[0]}."
-            )
+        _say_odd_masks(context, covered)
         return dict(metrics.pixel_metrics(maps.numpy(), masks, self.options.aupro_limit, context.runtime.threads))
 
     def _calibration(
@@ -183,6 +173,18 @@ class Evaluate(Stage):
             name: class_thresholds(scores, index, selected, unseen, normal, rate)
             for index, name in enumerate(context.data.class_names)
         }
+
+
+def _say_odd_masks(context: StageContext, covered: Mapping[str, float]) -> None:
+    """Name the masks of defective images that cover nothing or everything; `covered` is the share of each, 0 to 1."""
+    background = "if that is not meant (a white background, a mask in the alpha channel), save them as white on black"
+    for share, text in (
+        (0, "hold no defect, and their pixels count as normal"),
+        (1, f"cover all of their image; {background}"),
+    ):
+        odd = [path for path, found in covered.items() if found == share]
+        if odd:
+            context.reporter.say(f"{len(odd)} of the defective images' masks {text}; the first is {odd[0]}.")
 
 
 def _remembered(context: StageContext) -> Tensor | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.padding import get_same_padding
 from torch import Tensor, nn
 
 from meds.core.errors import PluginError
@@ -37,8 +38,8 @@ def fix_padding(model: nn.Module, size: int, name: str) -> None:
 
 
 def _pad(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Pixels before and after a side of `size` that make ceil(size / stride) outputs."""
-    whole = max(0, (-(-size // stride) - 1) * stride + dilation * (kernel - 1) + 1 - size)
+    """Pixels before and after a side of `size`."""
+    whole = int(get_same_padding(size, kernel, stride, dilation))
     return whole // 2, whole - whole // 2
 
 

@@ -13,7 +13,15 @@ from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, DatasetOptions, Record
 from meds.core.errors import DataError
 from meds.core.folder_names import ABNORMAL_NAMES, NORMAL_NAMES
 from meds.core.hookspecs import hookimpl
-from meds.core.image_files import EXCLUDE, IMAGE_SUFFIXES, excluded, list_images, masks_by_image
+from meds.core.image_files import (
+    EXCLUDE,
+    IMAGE_SUFFIXES,
+    excluded,
+    folders_in,
+    list_images,
+    list_wanted,
+    masks_by_image,
+)
 from meds.core.registry import Plugin
 
 
@@ -103,7 +111,7 @@ class FolderDataset(Dataset[FolderOptions]):
 
     def _by_class(self) -> list[Record]:
         path = self.options.path
-        folders = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+        folders = folders_in(path)
         if not folders:
             raise DataError(f"{path}: holds no folder, and `dataset.class_folders` takes each folder as a class.")
         wanted = [folder for folder in folders if not self._left_out(folder)]
@@ -173,9 +181,7 @@ class FolderDataset(Dataset[FolderOptions]):
         return found
 
     def _listed(self, folder: Path) -> list[Path]:
-        """The images in a folder, without those of `exclude`."""
-        found = list_images(folder, self.options.recursive)
-        return [path for path in found if not excluded(path, self._root, self.options.exclude)]
+        return list_wanted(folder, self.options.recursive, self._root, self.options.exclude)
 
     @overload
     def _folder(self, option: str, value: Path) -> Path: ...
@@ -201,10 +207,12 @@ def _masks(masks: Path, abnormal: Path, images: Sequence[Path], recursive: bool)
     by_name = masks_by_image(masks, recursive)
     names = {path: path.relative_to(abnormal).with_suffix("").as_posix() for path in images}
     found = {path: by_name[name] for path, name in names.items() if name in by_name}
-    for name, mask in by_name.items():
-        alike = [path for path in images if path.stem == name and path not in found]
-        if name in names.values() or not alike:
-            continue
+    without: dict[str, list[Path]] = {}
+    for path in images:
+        if path not in found:
+            without.setdefault(path.stem, []).append(path)
+    for name in sorted(by_name.keys() & without.keys() - set(names.values())):
+        mask, alike = by_name[name], without[name]
         if len(alike) > 1:
             raise DataError(
                 f"{mask}: {len(alike)} defective images are called '{name}' ({alike[0]}, {alike[1]}), so whose mask it "

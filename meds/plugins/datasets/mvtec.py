@@ -12,7 +12,7 @@ from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, DatasetOptions, Record
 from meds.core.errors import DataError
 from meds.core.folder_names import NORMAL_NAMES
 from meds.core.hookspecs import hookimpl
-from meds.core.image_files import EXCLUDE, excluded, folder_called, folders_in, list_images, masks_by_image
+from meds.core.image_files import EXCLUDE, folder_called, folders_in, list_wanted, masks_by_image
 from meds.core.registry import Plugin
 
 MASKS = "ground_truth"
@@ -79,16 +79,15 @@ class MvtecDataset(Dataset[MvtecOptions]):
                 continue
             normal = kind.name.lower() in NORMAL_NAMES
             found = _Masks(None if normal else folder_called(masks, kind.name))
-            for path in list_images(kind, recursive=True):
-                if not excluded(path, self.options.path, self.options.exclude):
-                    yield Record(
-                        path=str(path),
-                        class_name=class_name,
-                        split=split,
-                        label=NORMAL if normal else ANOMALOUS,
-                        defect="good" if normal else kind.name,
-                        mask=found.of(path.relative_to(kind)),
-                    )
+            for path in list_wanted(kind, True, self.options.path, self.options.exclude):
+                yield Record(
+                    path=str(path),
+                    class_name=class_name,
+                    split=split,
+                    label=NORMAL if normal else ANOMALOUS,
+                    defect="good" if normal else kind.name,
+                    mask=found.of(path.relative_to(kind)),
+                )
 
 
 @dataclass(frozen=True)
