@@ -13,7 +13,8 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
-from meds.core.decisions import read_decisions, standing
+from meds.core.decision_table import read_decisions
+from meds.core.decisions import standing
 from meds.core.finished_run import FinishedRun
 from meds.review.app import create_app
 from meds.review.session import Review

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from meds.core.data import Sample
 from meds.core.dataset import Record
-from meds.core.decisions import Decision, append_decision, decided_now, mended_decisions, read_decisions, standing
+from meds.core.decision_table import append_decision, mended_decisions, read_decisions
+from meds.core.decisions import Decision, decided_now, standing
 from meds.core.errors import DataError
 
 
@@ -122,6 +123,37 @@ def test_a_mistake_in_the_middle_is_never_mended(tmp_path: Path) -> None:
     assert path.read_text() == text
 
 
+TABLE = "path,sha256,decision,who,when\na.png,1,defect,ann,t\nb.png,2,normal,ann,t\nc.png,3,defect,ann,t\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (TABLE.replace("b.png", '"b.png'), r"d.csv:3: a quotation mark opens in this row and never closes"),
+        (TABLE.replace("2,normal,ann", '2,normal,"ann'), r"d.csv:3: a quotation mark opens in this row"),
+        (TABLE.replace("b.png", '"b.png').replace("c.png", 'c".png'), r"d.csv:4: this is no row of a table"),
+        (TABLE + "d.png,4,Defect,ann,t", r"d.csv:5: 'Defect' for 'd.png' is not understood"),
+    ],
+)
+def test_a_mistake_made_by_hand_is_named_and_nothing_is_cut_off(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text(text)
+    for use in (mended_decisions, lambda place: append_decision(place, decision("5", "normal"))):
+        with pytest.raises(DataError, match=sentence):
+            use(path)
+    with pytest.raises(DataError, match=r"d\.csv:\d: "):
+        read_decisions(path)
+    assert path.read_text() == text
+
+
+def test_a_killed_process_s_row_does_not_take_the_next_ones_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text(TABLE + 'd.png,4,defect,"Smi')
+    for digest in ("5", "6"):
+        append_decision(path, decision(digest, "normal", who="Smith, Ann"))
+    assert [row.sha256 for row in read_decisions(path)] == ["1", "2", "3", "5", "6"]
+
+
 def test_taking_back_restores_what_somebody_else_had_decided() -> None:
     rows = [decision("1", "normal", who="bob"), decision("1", "defect"), decision("1", "undone")]
     assert {digest: (row.decision, row.who) for digest, row in standing(rows).items()} == {"1": ("normal", "bob")}
@@ -164,7 +196,9 @@ def test_defects_leave_and_confirmed_images_are_always_selected(finished: Any) -
     defects = {row["path"] for row in ranking if row["injected"] == "1"}
     kept = next(row["path"] for row in ranking if row["selected"] == "0" and row["injected"] == "0")
     table = decide(finished, {**dict.fromkeys(defects, "defect"), kept: "normal"})
+    append_decision(table, decision("of another run", "defect"))
     done = finished.run_well("--decisions", table)
+    assert "images that are not among the training images: 1" in done.said
     assert "4 confirmed defects removed" in done.said
     rows = finished.rows("ranking.csv")
     assert not defects & {row["path"] for row in rows}

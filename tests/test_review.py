@@ -17,7 +17,7 @@ from conftest import Finished
 from review_cases import Desk, Server, decide
 
 from meds import review
-from meds.core.decisions import read_decisions
+from meds.core.decision_table import read_decisions
 from meds.core.finished_run import FinishedRun
 from meds.review import pages, session
 from meds.review.ranking import Filter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,23 @@ def test_a_missing_file_is_named(store: Store, name: str) -> None:
     with pytest.raises(ArtifactError) as caught:
         store.open(FINGERPRINT)
     assert str(caught.value) == f"{store.path(FINGERPRINT) / name} is missing."
+
+
+def test_any_change_of_a_manifest_is_found(store: Store) -> None:
+    path = stored(store).path / "manifest.json"
+    text = path.read_text()
+    for old, new in [("memory-scores", "memory-score5"), ("cosine", "cosinf"), ("checksum", "checksun")]:
+        path.write_text(text.replace(old, new))
+        with pytest.raises(ArtifactError, match=r"manifest\.json is damaged"):
+            store.open(FINGERPRINT)
+
+
+def test_an_artifact_from_before_manifests_had_checksums_is_read(store: Store) -> None:
+    path = stored(store).path / "manifest.json"
+    whole = json.loads(path.read_text())
+    del whole["checksum"]
+    path.write_text(json.dumps({**whole, "format_version": 1}))
+    assert store.open(FINGERPRINT).info == {"distance": "cosine"}
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format_version": 1}'])

@@ -66,6 +66,9 @@ def show_noise(noise: Mapping[str, Any]) -> None:
         console.print(
             f"{removed} confirmed defects removed, {sure} images confirmed as normal; known defects left: {left}"
         )
+    elsewhere = noise.get("decisions_elsewhere", 0)
+    if elsewhere:
+        console.print(f"Decisions about images that are not among the training images: {elsewhere}")
     shared = noise["total"]["in_both_splits"]
     if shared:
         console.print(f"Test images that are training images too: {shared}")

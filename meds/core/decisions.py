@@ -1,26 +1,17 @@
-"""What people have decided about images: an append-only table, and what it does to a run's data."""
+"""What people have decided about images: who has the last word, and what it does to a run's data."""
 
 from __future__ import annotations
 
-import csv
-import io
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
-from filelock import FileLock
-
-from meds.core import files
 from meds.core.data import RunData, Sample, check_classes
 from meds.core.dataset import ANOMALOUS
-from meds.core.errors import DataError
 
 Verdict = Literal["defect", "normal", "unsure", "undone"]
-COLUMNS = ("path", "sha256", "decision", "who", "when")
 
 
 @dataclass(frozen=True)
@@ -37,117 +28,6 @@ class Decision:
 def decided_now(sample: Sample, decision: Verdict, who: str) -> Decision:
     """A decision about an image of a run, made at this moment."""
     return Decision(sample.record.path, sample.digest, decision, who, datetime.now(UTC).isoformat(timespec="seconds"))
-
-
-def append_decision(path: Path, decision: Decision) -> None:
-    """Add a row to the table; it is on the disk when this returns. Several processes may add to one table."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(path), path.open("ab") as file:
-        _mend(path)
-        new = file.seek(0, os.SEEK_END) == 0
-        text = io.StringIO()
-        # A table that was made by hand may have the columns in another order.
-        columns = COLUMNS if new else _columns(path)
-        writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(asdict(decision))
-        file.write(text.getvalue().encode())
-        file.flush()
-        os.fsync(file.fileno())
-        if new:
-            files.fsync_folder(path.parent)
-
-
-def mended_decisions(path: Path) -> list[Decision]:
-    """All rows in their order, none if there is no file; half a row that a killed process left is removed.
-
-    Nobody has been told that such a row was written. Raises DataError as `read_decisions`.
-    """
-    if not path.exists():
-        return []
-    with _lock(path):
-        _mend(path)
-        return read_decisions(path) if path.stat().st_size else []
-
-
-def _lock(path: Path) -> FileLock:
-    return FileLock(path.with_name(f".{path.name}.lock"))
-
-
-def _mend(path: Path) -> None:
-    """Cut off half a row at the end of the table, or give a whole one its line's end; needs the lock."""
-    content = path.read_bytes()
-    whole = _end_of_whole_lines(content)
-    if whole == len(content):
-        return
-    if whole == 0 and ",".join(COLUMNS).encode().startswith(content):
-        os.truncate(path, 0)
-        return
-    _rows(_text(content[:whole] or content, path), path)
-    try:
-        _rows(_text(content, path), path)
-    except DataError:
-        os.truncate(path, whole)
-    else:
-        with path.open("ab") as file:
-            file.write(b"\n")
-
-
-def _end_of_whole_lines(content: bytes) -> int:
-    """Where the last line ends that is whole: a line's end inside quotation marks is part of a name."""
-    end = len(content)
-    while end and (content[end - 1 : end] != b"\n" or content.count(b'"', 0, end) % 2):
-        end = content.rfind(b"\n", 0, end - 1) + 1
-    return end
-
-
-def read_decisions(path: Path) -> list[Decision]:
-    """All rows in their order.
-
-    Raises:
-        DataError: the file is missing or a row is not understood; names the line.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror
-        raise DataError(f"{path}: the decisions cannot be read: {reason}.") from None
-    return _rows(_text(content, path), path)
-
-
-def _text(content: bytes, path: Path) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(
-            f"{path}: this is no table of decisions, because it is no UTF-8 text; check the path."
-        ) from None
-
-
-def _columns(path: Path) -> list[str]:
-    """The columns of a table, in its own order; DataError if it is none."""
-    with path.open("rb") as file:
-        text = _text(file.readline(), path)
-    _rows(text, path)
-    return next(csv.reader([text]))
-
-
-def _rows(text: str, path: Path) -> list[Decision]:
-    reader = csv.DictReader(io.StringIO(text))
-    lacking = [name for name in COLUMNS[:3] if name not in (reader.fieldnames or ())]
-    if lacking:
-        raise DataError(f"{path}:1: the column '{lacking[0]}' is missing; decisions need {', '.join(COLUMNS)}.")
-    found = []
-    for row in reader:
-        if row["decision"] not in get_args(Verdict) or not row["sha256"]:
-            raise DataError(
-                f"{path}:{reader.line_num}: '{row['decision']}' for '{row['path']}' is not understood; a decision is "
-                f"{', '.join(get_args(Verdict)[:-1])} or undone, with the image's sha256."
-            )
-        values = {name: row.get(name) or "" for name in COLUMNS}
-        found.append(Decision(**values))  # type: ignore[arg-type]
-    return found
 
 
 def standing(decisions: Sequence[Decision]) -> dict[str, Decision]:
@@ -171,7 +51,8 @@ def apply_decisions(data: RunData, decisions: Mapping[str, Decision], defects_to
     """Confirmed defects leave the training images, confirmed normal images are marked.
 
     `defects_to_test` puts the defects among the test images, as anomalous ones without a mask. The noise report stays
-    as the protocol wrote it and gets a block `decisions`: what was removed, confirmed, and which defects are left.
+    as the protocol wrote it and gets a block `decisions`: what was removed, confirmed, and which defects are left; and
+    `decisions_elsewhere`, how many decisions are about none of the training images.
     """
     kept, dropped = [], []
     for sample in data.train:
@@ -186,6 +67,7 @@ def apply_decisions(data: RunData, decisions: Mapping[str, Decision], defects_to
         known = {sample.digest for sample in test}
         test += [_as_test_image(sample) for sample in dropped if sample.digest not in known]
     noise = _noise_after(data, kept, dropped)
+    noise["decisions_elsewhere"] = len(decisions.keys() - {sample.digest for sample in data.train})
     return replace(data, train=tuple(kept), test=tuple(test), noise=noise)
 
 

@@ -10,7 +10,8 @@ from meds.core import files
 from meds.core.backbone import Backbone
 from meds.core.data import RunData, scan
 from meds.core.dataset import Dataset
-from meds.core.decisions import apply_decisions, read_decisions, standing
+from meds.core.decision_table import read_decisions
+from meds.core.decisions import apply_decisions, standing
 from meds.core.feature_cache import FeatureCache, bytes_per_image
 from meds.core.home import cache_limit_bytes, meds_home
 from meds.core.model import Model

@@ -17,8 +17,10 @@ from meds.core.errors import ArtifactError, UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT_VERSION = 1
+# Version 1 had manifests without a checksum of their own, and is read too.
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
+CHECKSUM = "checksum"
 
 
 class Artifact:
@@ -87,7 +89,9 @@ class ArtifactWriter:
     def finish(self, target: Path, manifest: Mapping[str, Any]) -> Artifact:
         """Write the manifest and rename the directory into place."""
         whole = {"format_version": FORMAT_VERSION, **manifest, "info": self.info, "files": self._sums}
-        files.write_json(self.folder / MANIFEST, whole)
+        # As it will be read: JSON turns keys into text and tuples into lists.
+        whole = json.loads(json.dumps(whole))
+        files.write_json(self.folder / MANIFEST, {**whole, CHECKSUM: files.fingerprint(whole)})
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(target, ignore_errors=True)
         self.folder.rename(target)
@@ -155,20 +159,23 @@ class Store:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """An artifact's manifest; ArtifactError if it is missing or not readable."""
+    """An artifact's manifest; ArtifactError if it is missing, not readable or not as it was written."""
     path = folder / MANIFEST
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["format_version"] != FORMAT_VERSION:
-            raise UserError(
-                f"{path} has format {manifest['format_version']}, this version of meds reads {FORMAT_VERSION}; "
-                "remove the folder to compute it again."
-            )
+        version, checksum = manifest["format_version"], manifest.pop(CHECKSUM, None)
         manifest["files"], manifest["fingerprint"], manifest["info"], manifest["kind"]
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing.") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{path} is damaged ({error}).") from None
+    if checksum != files.fingerprint(manifest) and not (version == 1 and checksum is None):
+        raise ArtifactError(f"{path} is damaged: it does not match its checksum.")
+    if version not in (1, FORMAT_VERSION):
+        raise UserError(
+            f"{path} has format {version}, this version of meds reads {FORMAT_VERSION}; "
+            "remove the folder to compute it again."
+        )
     return manifest
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from meds.core.contamination_estimate import Expected, estimate_contamination
 from meds.core.data import class_indices
-from meds.core.decisions import Decision, Verdict, append_decision, decided_now, mended_decisions, standing
+from meds.core.decision_table import append_decision, mended_decisions
+from meds.core.decisions import Decision, Verdict, decided_now, standing
 from meds.core.errors import DataError
 from meds.core.finished_run import FinishedRun
 from meds.review.ranking import Filter, Item, after, chosen, ranked
