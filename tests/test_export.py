@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from PIL import Image
 
 from meds.core.backbone import Preprocessing, normalise
 from meds.core.calibration import calibrate
+from meds.core.errors import UserError
 from meds.core.finished_run import FinishedRun
 from meds.core.images import resize_and_crop
 from meds.core.predict import Prediction, Predictor
@@ -224,7 +227,19 @@ def test_every_student_can_be_exported(
     assert done.code == 0, done.said
 
 
-def test_a_file_that_disagrees_is_removed_and_both_figures_are_shown(
+def test_a_test_image_with_the_threshold_s_content_is_not_compared(project: Any, tiny_spec: dict[str, Any]) -> None:
+    tiny_spec["dataset"] |= {"classes": ["weave"], "train": 30}
+    project.run_well(spec=tiny_spec | {"precision": "fp32"})
+    exact = FinishedRun(project.runs / "tiny")
+    found = file_calibration(exact, "weave", SilentReporter())
+    (at, *_) = found.positions[found.threshold.images == found.threshold.image]
+    twin = replace(exact.data.test[0], digest=exact.data.train[at].digest)
+    exact.__dict__["data"] = replace(exact.data, test=(twin, *exact.data.test[1:]))
+    compared = check.unseen_samples(exact, "weave", 999, found)
+    assert set(exact.data.test) - set(compared) == {twin}
+
+
+def test_a_file_that_disagrees_is_not_kept_and_both_figures_are_shown(
     finished: Any, meds: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = finished.root / "d.pt2"
@@ -234,12 +249,48 @@ def test_a_file_that_disagrees_is_removed_and_both_figures_are_shown(
         return [type(p)(p.score * 1.5, p.threshold, p.map) for p in real(self, images, classes)]
 
     monkeypatch.setattr(Predictor, "predict", shifted)
+    path.write_text("an earlier export")
     done = meds("export", finished.runs / "tiny", "--format", "torch", "--class", "weave", "--output", path)
     assert done.code == 1
-    assert "does not agree with the run and was removed" in done.said
+    assert "does not agree with the run and is not kept" in done.said
     assert "run " in done.said
     assert "file " in done.said
-    assert not path.exists()
+    assert path.read_text() == "an earlier export"
+    assert not list(finished.root.glob(".meds-export-*"))
+
+
+def test_a_full_disk_keeps_the_earlier_file(
+    finished: Any, meds: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = finished.root / "d.pt2"
+    path.write_text("an earlier export")
+
+    def full(*_: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    done = meds("export", finished.runs / "tiny", "--format", "torch", "--class", "weave", "--output", path)
+    assert (done.code, f"The disk that holds {path} is full" in done.said) == (2, True), done.said
+    assert path.read_text() == "an earlier export"
+
+
+@pytest.mark.parametrize("tolerance", ["nan", "-1", "inf"])
+def test_a_tolerance_is_a_share(finished: Any, meds: Callable[..., Finished], tolerance: str) -> None:
+    done = meds("export", finished.runs / "tiny", "--format", "torch", "--class", "weave", "--tolerance", tolerance)
+    assert (done.code, f"--tolerance {tolerance}: give a share" in done.said) == (2, True), done.said
+
+
+def test_a_damaged_file_is_refused(finished: Any, meds: Callable[..., Finished]) -> None:
+    path = finished.root / "d.pt2"
+    done = meds("export", finished.runs / "tiny", "--format", "torch", "--class", "weave", "--output", path)
+    assert done.code == 0, done.said
+    with zipfile.ZipFile(path) as parts:
+        largest = max(parts.infolist(), key=lambda part: part.file_size)
+    content = bytearray(path.read_bytes())
+    content[largest.header_offset + largest.file_size // 2] ^= 0x40
+    path.write_bytes(bytes(content))
+    with pytest.raises(UserError, match=f"d.pt2 cannot be read: {largest.filename} in it is damaged; export it again"):
+        open_exported(path)
 
 
 @pytest.mark.parametrize(

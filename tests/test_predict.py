@@ -128,7 +128,9 @@ def test_its_own_pictures_are_no_images(finished: Any, pictures: Path, meds: Cal
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["{root}/nothing"], "nothing"),
+        (["{root}/nothing"], "nothing: there is no such file."),
+        (["{root}/**x/*.png"], "**x/*.png: this names no images ("),
+        (["l" * 5000], "this names no images ("),
         (["{root}/pictures/weave/*.jpg"], "No images were found in"),
         (
             ["{root}/pictures", "--threshold", "1", "--false-alarm-rate", "0.1"],
@@ -149,6 +151,47 @@ def test_mistakes(
     assert done.code == 2
     assert sentence in done.said
     assert "Traceback" not in done.err
+    assert not (finished.root / "out").exists()
+
+
+def test_missing_files_are_named_and_the_others_scored(
+    finished: Any, pictures: Path, meds: Callable[..., Finished]
+) -> None:
+    out = finished.root / "out"
+    done = meds("predict", finished.runs / "tiny", "nowhere.png", pictures, "--output", out)
+    assert (done.code, len(rows(out))) == (2, 16)
+    assert "nowhere.png: there is no such file. 1 of 17 images could not be read." in done.said
+
+
+def test_names_of_any_length_are_drawn(finished: Any, pictures: Path, meds: Callable[..., Finished]) -> None:
+    image = next((pictures / "weave").glob("*.png"))
+    names = ["ü" * 123 + "xx.png", "ü" * 123 + "xy.png"]
+    for name in names:
+        shutil.copy(image, pictures / "weave" / name)
+    out = finished.root / "out"
+    done = meds("predict", finished.runs / "tiny", *(pictures / "weave" / name for name in names), "--output", out)
+    assert done.code == 0, done.said
+    assert len({row["heatmap"] for row in rows(out)}) == len(list((out / "heatmaps").iterdir())) == 2
+
+
+def test_a_score_that_is_no_number_is_no_decision(
+    finished: Any, pictures: Path, meds: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(_: Predictor, images: Any, __: Any) -> list[Prediction]:
+        return [Prediction(float("nan"), 1.0, np.zeros((1, 1), dtype=np.float32)) for _ in images]
+
+    monkeypatch.setattr(Predictor, "predict", damaged)
+    done = meds("predict", finished.runs / "tiny", pictures, "--output", finished.root / "out")
+    assert (done.code, ".png: the detector's score for it is nan" in done.said) == (2, True), done.said
+    assert not rows(finished.root / "out")
+
+
+@pytest.mark.parametrize("table", ["predictions.csv", "predictions.jsonl"])
+def test_a_full_disk_is_said(finished: Any, pictures: Path, meds: Callable[..., Finished], table: str) -> None:
+    (finished.root / "out").mkdir()
+    (finished.root / "out" / table).symlink_to("/dev/full")
+    done = meds("predict", finished.runs / "tiny", pictures, "--output", finished.root / "out")
+    assert (done.code, f"The disk that holds {finished.root / 'out'} is full" in done.said) == (2, True), done.said
 
 
 def test_a_folder_that_is_no_finished_run(project: Any, meds: Callable[..., Finished]) -> None:
@@ -158,7 +201,13 @@ def test_a_folder_that_is_no_finished_run(project: Any, meds: Callable[..., Fini
 
 @pytest.mark.parametrize(
     ("score", "threshold", "anomalous"),
-    [(0.4241305, 0.42413044, False), (0.42415, 0.42413044, True), (-1.000001, -1.0, False), (0.1, 0.0, True)],
+    [
+        (0.4241305, 0.42413044, False),
+        (0.42415, 0.42413044, True),
+        (-1.000001, -1.0, False),
+        (0.1, 0.0, True),
+        (np.nan, 1, True),
+    ],
 )
 def test_rounding_makes_no_image_anomalous(score: float, threshold: float, anomalous: bool) -> None:
     assert Prediction(score, threshold, np.zeros((1, 1), dtype=np.float32)).anomalous == anomalous

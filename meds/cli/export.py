@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -25,10 +26,10 @@ def export_run(
     tolerance: float,
     images: int,
 ) -> None:
-    """Export, compare on unseen images, and remove the file (exit code 1) if the two do not agree.
+    """Export, compare on unseen images, and keep the file if the two agree; else exit code 1 and what was there stays.
 
     Raises:
-        UserError: the run cannot be exported, or a class is unknown or must be chosen.
+        UserError: the run cannot be exported, a class is unknown or must be chosen, or the tolerance is no share.
     """
     from meds.core.finished_run import FinishedRun
     from meds.export import check, formats
@@ -36,6 +37,8 @@ def export_run(
     from meds.export.metadata import describe
     from meds.export.network import DetectorNetwork
 
+    if not 0 <= tolerance < math.inf:
+        raise UserError(f"--tolerance {tolerance:g}: give a share of the threshold, 0 or more.")
     formats.need(kind)
     finished = FinishedRun(run)
     chosen = _class(class_name, finished.data.class_names)
@@ -44,20 +47,14 @@ def export_run(
         raise UserError(f"--output {path}: a file of the format {kind} ends in {formats.SUFFIXES[kind]}.")
     network, exact = DetectorNetwork(finished, chosen), FinishedRun(run, precision="fp32")
     calibration = file_calibration(exact, chosen, ConsoleReporter())
-    formats.write(network, kind, path, describe(exact, chosen, calibration).text)
     samples = check.unseen_samples(exact, chosen, images, calibration)
-    try:
-        agrees = _check(exact, path, chosen, calibration, samples, tolerance)
-    except BaseException:
-        _remove(path)
-        raise
-    if not agrees:
-        _remove(path)
-        raise typer.Exit(1)
+    with formats.written(network, kind, path, describe(exact, chosen, calibration).text) as part:
+        if not _agrees(exact, part, chosen, calibration, samples, tolerance):
+            raise typer.Exit(1)
     console.print(f"Written to {path}.", soft_wrap=True, markup=False)
 
 
-def _check(
+def _agrees(
     exact: FinishedRun, path: Path, chosen: str, calibration: FileCalibration, samples: list[Sample], tolerance: float
 ) -> bool:
     """Compare the file with the run in float32, and tell of it; a run in another precision is told of only."""
@@ -78,7 +75,7 @@ def _check(
     if agrees:
         told = [f"Checked on {figures}"]
     else:
-        told = [f"The exported detector does not agree with the run and was removed. {figures}"]
+        told = [f"The exported detector does not agree with the run and is not kept. {figures}"]
         told += [f"Another decision: {image}." for image in found.flipped[:3]]
     if exact.made_in != "fp32":
         told.append(_told_of_precision(exact.path, chosen, samples, of_file))
@@ -100,11 +97,6 @@ def _told_of_precision(run: Path, chosen: str, samples: list[Sample], of_file: l
         f"thresholds, scores differ by at most {found.worst.gap:.2g}, and {len(found.flipped)} of {found.images} "
         "decisions differ."
     )
-
-
-def _remove(path: Path) -> None:
-    for part in (path, *([path.with_suffix(".bin")] if path.suffix == ".xml" else [])):
-        part.unlink(missing_ok=True)
 
 
 def _class(given: str | None, names: tuple[str, ...]) -> str:

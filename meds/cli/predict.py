@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 COLUMNS = ("path", "class", "score", "threshold", "decision", "heatmap", "mask")
 PICTURES = ("heatmap", "mask")
 BATCH = 8
+# Bytes: file systems allow 255, with a number and the suffix.
+_LONGEST_NAME = 240
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ def predict_images(request: PredictRequest) -> None:
     paths = list(_files(request.images, [request.output / f"{kind}s" for kind in PICTURES]))
     if not paths:
         raise UserError(f"No images were found in {', '.join(request.images)}.")
+    from meds.core.files import full_disk_is_a_user_error
     from meds.core.stage import SilentReporter
 
     predictor = _predictor(request.run)
@@ -53,11 +57,17 @@ def predict_images(request: PredictRequest) -> None:
         predictor.thresholds.set_image(request.threshold)
     if request.false_alarm_rate is not None:
         predictor.thresholds.set_false_alarm_rate(request.false_alarm_rate)
+    count, failures = len(paths), [f"{path}: there is no such file." for path in paths if not path.exists()]
+    paths = [path for path in paths if path.exists()]
+    if not paths:
+        raise UserError("\n".join(failures))
     classes = [_class_of(path, request.class_name, predictor.class_names) for path in paths]
-    request.output.mkdir(parents=True, exist_ok=True)
-    failures: list[str] = []
     reporter = SilentReporter() if request.as_json else ConsoleReporter()
-    with _Writer(request, predictor) as writer, reporter.bar("predict", len(paths)) as bar:
+    with (
+        full_disk_is_a_user_error(request.output),
+        _Writer(request, predictor) as writer,
+        reporter.bar("predict", len(paths)) as bar,
+    ):
         for start in range(0, len(paths), BATCH):
             _predict_batch(predictor, paths[start : start + BATCH], classes[start : start + BATCH], writer, failures)
             bar.advance(len(paths[start : start + BATCH]))
@@ -69,7 +79,7 @@ def predict_images(request: PredictRequest) -> None:
             markup=False,
         )
     if failures:
-        raise DataError("\n".join([*failures, f"{len(failures)} of {len(paths)} images could not be read."]))
+        raise DataError("\n".join([*failures, f"{len(failures)} of {count} images could not be read."]))
 
 
 def _predictor(path: Path) -> AnyPredictor:
@@ -100,6 +110,11 @@ def _predict_batch(
     for (path, name), image, found in zip(
         known, images, predictor.predict(images, [name for _, name in known]), strict=True
     ):
+        if not math.isfinite(found.score):
+            raise UserError(
+                f"{path}: the detector's score for it is {found.score}, so the detector is damaged; export it again, "
+                "or run its spec again."
+            )
         writer.write(path, name, image, found)
 
 
@@ -112,6 +127,7 @@ class _Writer:
         self._names: set[str] = set()
 
     def __enter__(self) -> _Writer:
+        self._request.output.mkdir(parents=True, exist_ok=True)
         self._csv: IO[str] = (self._request.output / "predictions.csv").open("w", encoding="utf-8", newline="")
         self._lines: IO[str] = (self._request.output / "predictions.jsonl").open("w", encoding="utf-8")
         self._rows = csv.DictWriter(self._csv, COLUMNS, lineterminator="\n")
@@ -160,11 +176,12 @@ class _Writer:
         return {kind: str(place.relative_to(self._request.output)) for kind, place in places.items()}
 
     def _free_name(self, path: Path) -> str:
-        """The image's name, with a number if another image of the same name came before."""
-        name, number = path.stem, 1
+        """The image's name, cut where no file may have it, with a number if another image has it already."""
+        stem = path.stem.encode()[:_LONGEST_NAME].decode(errors="ignore")
+        name, number = stem, 1
         while name in self._names:
             number += 1
-            name = f"{path.stem}-{number}"
+            name = f"{stem}-{number}"
         self._names.add(name)
         return name
 
@@ -174,7 +191,7 @@ def _files(given: Sequence[str], own: Sequence[Path]) -> Iterator[Path]:
 
     What an earlier call has drawn into the folders `own` is left out, unless it is named itself.
     """
-    from meds.core.image_files import check_name, list_images
+    from meds.core.image_files import check_name, list_images, one_line
 
     drawn = [folder.resolve() for folder in own]
 
@@ -183,15 +200,18 @@ def _files(given: Sequence[str], own: Sequence[Path]) -> Iterator[Path]:
 
     seen: set[Path] = set()
     for text in given:
-        path = Path(text)
-        if path.is_dir():
-            found = [file for file in list_images(path, recursive=True) if not is_drawn(file)]
-        elif any(sign in text for sign in "*?[") and not path.exists():
-            anchor = Path(path.anchor) if path.anchor else Path()
-            matched = anchor.glob(str(path.relative_to(path.anchor)))
-            found = sorted(file for file in matched if file.is_file() and not is_drawn(file))
-        else:
-            found = [path]
+        try:
+            path, pattern = Path(text), any(sign in text for sign in "*?[") and not Path(text).exists()
+            if path.is_dir():
+                found = [file for file in list_images(path, recursive=True) if not is_drawn(file)]
+            elif pattern:
+                anchor = Path(path.anchor) if path.anchor else Path()
+                matched = anchor.glob(str(path.relative_to(path.anchor)))
+                found = sorted(file for file in matched if file.is_file() and not is_drawn(file))
+            else:
+                found = [path]
+        except (OSError, ValueError) as error:
+            raise UserError(f"{one_line(text)}: this names no images ({error}).") from None
         for file in found:
             check_name(file)
             if file not in seen:

@@ -14,7 +14,7 @@ from typing import Any
 from meds.core.errors import ArtifactError, ResourceError
 
 _CHECKSUM_LENGTH = 16
-_FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
+_FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def sha256(data: bytes) -> str:
@@ -51,7 +51,8 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Write to a temporary name, fsync, rename. Readers see the old file or the new one, never half."""
     with full_disk_is_a_user_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        # As long as a name may be, whatever the length of the file's own.
+        temporary = path.with_name(f".{sha256(path.name.encode())[:_CHECKSUM_LENGTH]}.{os.getpid()}.tmp")
         try:
             with temporary.open("wb") as file:
                 file.write(data)
@@ -61,6 +62,14 @@ def write_atomic(path: Path, data: bytes) -> None:
         finally:
             temporary.unlink(missing_ok=True)
         fsync_folder(path.parent)
+
+
+def replace(source: Path, target: Path) -> None:
+    """Give a file that is whole the place of another, durably; both must be on one disk."""
+    with source.open("rb") as file:
+        os.fsync(file.fileno())
+    source.replace(target)
+    fsync_folder(target.parent)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -21,9 +21,10 @@ _ROUNDING = 1e-5
 def lies_above(score: float, threshold: float) -> bool:
     """Whether an image is called anomalous: its score lies above the threshold by more than rounding.
 
-    A threshold is the score of an image, which another number of images in a batch moves in its last digits.
+    A threshold is the score of an image, which another number of images in a batch moves in its last digits. What is
+    no number is never called normal.
     """
-    return score - threshold > _ROUNDING * abs(threshold)
+    return not score - threshold <= _ROUNDING * abs(threshold)
 
 
 @dataclass(frozen=True)

@@ -41,14 +41,15 @@ def unseen_samples(run: FinishedRun, class_name: str, count: int, calibration: F
 
     Without the images whose scores are the run's threshold and the file's: the last digit of these would decide.
     """
-    stored = run.evaluation.tensors("scores")
+    stored, train = run.evaluation.tensors("scores"), run.data.train
     threshold = run.metrics["calibration"][class_name]["threshold"]
-    free = stored["unseen"].bool().numpy() & ~np.isclose(stored["train"].numpy(), threshold, rtol=1e-6)
-    own = calibration.threshold
-    free[calibration.positions[np.isclose(own.images, own.image, rtol=1e-6)]] = False
-    held = [sample for sample, keep in zip(run.data.train, free.tolist(), strict=True) if keep]
-    found = [s for s in (*run.data.test, *held) if s.record.class_name == class_name]
-    found = found or [s for s in run.data.train if s.record.class_name == class_name]
+    at_own = calibration.positions[np.isclose(calibration.threshold.images, calibration.threshold.image, rtol=1e-6)]
+    at_run = np.flatnonzero(np.isclose(stored["train"].numpy(), threshold, rtol=1e-6))
+    # By their content: with overlapping noise a training image is a test image too.
+    left_out = {train[i].digest for i in (*at_own, *at_run)}
+    held = [sample for sample, fresh in zip(train, stored["unseen"].tolist(), strict=True) if fresh]
+    found = [s for s in (*run.data.test, *held) if s.record.class_name == class_name and s.digest not in left_out]
+    found = found or [s for s in train if s.record.class_name == class_name]
     places = np.unique(np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int))
     return [found[i] for i in places]
 

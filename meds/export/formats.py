@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import os
+import io
 import warnings
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from meds.core.errors import UserError, first_line
+from meds.core import files
+from meds.core.errors import ArtifactError, UserError, first_line
 from meds.export.metadata import KEY
 from meds.export.network import DetectorNetwork, example_image
 
@@ -38,27 +42,34 @@ def need(kind: Format) -> None:
             raise UserError(f"The format {kind} needs the package {name}: pip install 'meds-ad[export]'.") from None
 
 
-def write(network: DetectorNetwork, kind: Format, path: Path, text: str) -> None:
-    """Write a network with its description; readers see the whole file or none.
+@contextmanager
+def written(network: DetectorNetwork, kind: Format, path: Path, text: str) -> Iterator[Path]:
+    """Write a network with its description into a folder beside `path`, for a block that checks it.
+
+    The file takes the place of `path` when the block ends without an error, and is removed otherwise. (Of the two
+    files of OpenVINO a process that is killed between them leaves the new weights beside the old network.)
 
     Raises:
         UserError: a package is missing, or the network cannot be traced.
+        ResourceError: the disk is full.
     """
     need(kind)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            _WRITERS[kind](network, part, text)
-    except Exception as error:
-        part.unlink(missing_ok=True)
-        reason = next((line for line in str(error).splitlines() if "data-dependent" in line), None)
-        told = f"The student '{network.student_name}' cannot be written as {kind}: {reason or first_line(error)}"
-        raise UserError(told) from error
-    if kind == "openvino":
-        part.with_suffix(".bin").replace(path.with_suffix(".bin"))
-    part.replace(path)
+    with files.full_disk_is_a_user_error(path), TemporaryDirectory(prefix=".meds-export-", dir=path.parent) as folder:
+        part = Path(folder) / path.name
+        try:
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("ignore")
+                _WRITERS[kind](network, part, text)
+        except OSError:
+            raise
+        except Exception as error:
+            reason = next((line for line in str(error).splitlines() if "data-dependent" in line), None)
+            told = f"The student '{network.student_name}' cannot be written as {kind}: {reason or first_line(error)}"
+            raise UserError(told) from error
+        yield part
+        for suffix in ([".bin"] if kind == "openvino" else []) + [path.suffix]:
+            files.replace(part.with_suffix(suffix), path.with_suffix(suffix))
 
 
 def _traced(network: DetectorNetwork) -> Any:
@@ -68,7 +79,10 @@ def _traced(network: DetectorNetwork) -> Any:
 
 
 def _write_torch(network: DetectorNetwork, path: Path, text: str) -> None:
-    torch.export.save(_traced(network), path, extra_files={KEY: text})
+    # Torch's own writer ends the process where a disk is full.
+    content = io.BytesIO()
+    torch.export.save(_traced(network), content, extra_files={KEY: text})
+    path.write_bytes(content.getbuffer())
 
 
 def _write_onnx(network: DetectorNetwork, path: Path, text: str) -> None:
@@ -113,6 +127,11 @@ def read(path: Path) -> tuple[str | None, Session]:
 
 
 def _read_torch(path: Path) -> tuple[str | None, Session]:
+    # Torch does not hold what it reads against the checksums that the file carries.
+    with zipfile.ZipFile(path) as parts:
+        damaged = parts.testzip()
+    if damaged is not None:
+        raise ArtifactError(f"{damaged} in it is damaged; export it again.")
     extra = {KEY: ""}
     module = torch.export.load(path, extra_files=extra).module()
 
