@@ -18,7 +18,7 @@ class Direct(Registration):
 
     found: Any = None
 
-    def load(self) -> Any:
+    def load(self, contract: type | None = None) -> Any:
         return self.found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -130,3 +131,14 @@ def test_a_gpu_computes_the_same_bits_again_and_in_full_float32(monkeypatch: pyt
     assert chosen == []  # torch takes a device with a number only
     _prepare_cuda(torch.device("cuda:1"))
     assert chosen == [torch.device("cuda:1")]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not limit a process to cores")
+def test_only_cores_that_the_process_may_use_count() -> None:
+    before, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert Runtime("cpu", "fp32").threads == 1
+    finally:
+        os.sched_setaffinity(0, before)
+        torch.set_num_threads(threads)

@@ -13,9 +13,12 @@ from meds.cli.results import show_metrics
 
 def show_status(run: Path, as_json: bool) -> None:
     """Print a run's stages with their cost, and its metrics if there are any."""
-    from meds.core.run_directory import RunDirectory
+    from meds.core.run_directory import METRICS, RunDirectory, read_json
 
-    state = RunDirectory(run).read_state()
+    directory = RunDirectory(run)
+    state = directory.read_state()
+    if state["status"] == "running" and not directory.is_in_use():
+        state["status"] = "stopped"
     if as_json:
         typer.echo(json.dumps(state, indent=2, ensure_ascii=False))
         return
@@ -35,8 +38,12 @@ def show_status(run: Path, as_json: bool) -> None:
         )
         table.add_row(row["name"], row["status"], *shown)
     console.print(table)
+    if state["status"] == "stopped":
+        console.print(
+            f"Nothing runs it any more; continue with `meds run {run}/spec.yaml`.", markup=False, soft_wrap=True
+        )
     if state.get("error"):
         console.print(f"error: {state['error']}", markup=False, soft_wrap=True)
     metrics = run / "metrics.json"
     if metrics.is_file() and state["status"] == "done":
-        show_metrics(json.loads(metrics.read_text(encoding="utf-8")))
+        show_metrics(read_json(metrics, METRICS))

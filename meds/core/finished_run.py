@@ -12,7 +12,7 @@ from meds.core.errors import ArtifactError, UserError
 from meds.core.model import EvaluationDefaults
 from meds.core.pipeline import Pipeline
 from meds.core.registry import Registry, registry
-from meds.core.run_directory import POINTER, RunDirectory, read_json, read_table
+from meds.core.run_directory import METRICS, POINTER, RunDirectory, read_json, read_table
 from meds.core.runtime import Precision
 from meds.core.spec import Block, Spec, load_spec
 from meds.core.stage import Scorer, Stage, StageContext
@@ -55,7 +55,7 @@ class FinishedRun:
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """metrics.json."""
-        return read_json(self.path / "metrics.json")
+        return read_json(self.path / "metrics.json", METRICS)
 
     @cached_property
     def pipeline(self) -> Pipeline:
@@ -70,12 +70,23 @@ class FinishedRun:
         return precision
 
     def table(self, name: str) -> list[dict[str, str]]:
-        """The rows of a table of the run directory, such as ranking.csv; none if it was not written."""
-        return read_table(self.path / name)
+        """The rows of a table of the run directory, such as ranking.csv; none if the run writes no such table.
+
+        Raises:
+            UserError: it is damaged, or lacks a row for each of the images.
+        """
+        rows, data = read_table(self.path / name), self.data
+        images = {"ranking.csv": len(data.train), "predictions.csv": len(data.test or data.train)}.get(name)
+        if images is not None and len(rows) != images:
+            raise UserError(
+                f"{self.path / name} has {len(rows)} rows for {images} images; write it again with "
+                f"`meds evaluate {self.path}`."
+            )
+        return rows
 
     def artifact(self, stage: str) -> Artifact:
         """The artifact of a stage, verified; UserError if it is gone or damaged."""
-        pointer = read_json(self.path / stage / POINTER)
+        pointer = read_json(self.path / stage / POINTER, ["fingerprint"])
         try:
             return self.pipeline.store.open(pointer["fingerprint"])
         except ArtifactError as error:
@@ -115,5 +126,5 @@ class FinishedRun:
         return [block for block in self.spec.stages if self._stage(block).produces == kind]
 
     def _stage(self, block: Block) -> Stage:
-        stage: Stage = block.registration.load()(block.options)
+        stage: Stage = block.registration.load(Stage)(block.options)
         return stage

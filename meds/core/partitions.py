@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from meds.core.detector import Detector
 from meds.core.errors import PluginError
 from meds.core.model import Model, Scores
+from meds.core.reconstruct import reconstruct
 from meds.core.scoring import Distance, patch_distance
 from meds.core.stage import Partition, Scorer, StageContext
 from meds.core.store import Artifact
@@ -95,9 +96,7 @@ class StudentScorer(PartitionScorer[Student]):
         self._distance, self._own_maps = distance, own_maps
 
     def _ask(self, model: Student, features: Sequence[Tensor], classes: Tensor) -> Scores:
-        targets = model.targets(features)
-        with self._context.runtime.autocast():
-            outputs = model(features, classes)
+        targets, outputs = reconstruct(self._context.runtime, model, features, classes)
         if self._own_maps:
             return Scores(model.anomaly_maps(targets, outputs, self._distance))
         return Scores([patch_distance(t, o, self._distance) for t, o in zip(targets, outputs, strict=True)])

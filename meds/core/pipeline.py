@@ -49,7 +49,7 @@ class Pipeline:
     @cached_property
     def dataset(self) -> Dataset[Any]:
         """The dataset."""
-        dataset: Dataset[Any] = self.spec.dataset.registration.load()(self.spec.dataset.options)
+        dataset: Dataset[Any] = self.spec.dataset.registration.load(Dataset)(self.spec.dataset.options)
         return dataset
 
     @cached_property
@@ -67,7 +67,7 @@ class Pipeline:
     def backbone(self) -> Backbone:
         """The frozen encoder."""
         registration = self.spec.backbone.registration
-        backbone: Backbone = registration.load()(self.spec.backbone.options)
+        backbone: Backbone = registration.load(Backbone)(self.spec.backbone.options)
         if registration.package != OWN_DISTRIBUTION:
             # Its weights do not tell how it computes, and its features outlive it in the cache.
             backbone.fingerprint = files.fingerprint([backbone.fingerprint, registration.identity()])
@@ -76,7 +76,7 @@ class Pipeline:
     @cached_property
     def student_class(self) -> type[Model]:
         """The class of the student or detector."""
-        student: type[Model] = self.spec.student.registration.load()
+        student: type[Model] = self.spec.student.registration.load(Model)
         return student
 
     @cached_property

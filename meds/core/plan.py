@@ -47,7 +47,7 @@ def plan_stages(
     """
     planned: list[PlannedStage] = []
     for block in spec.stages:
-        stage: Stage = block.registration.load()(block.options)
+        stage: Stage = block.registration.load(Stage)(block.options)
         stage.check_model(spec.student.type, model, backbone)
         inputs = _wire(block, stage, planned)
         fingerprint = files.fingerprint(

@@ -81,16 +81,21 @@ class Registration:
     package: str
     package_version: str
 
-    def load(self) -> Any:
-        """Import and return the implementation; raises PluginError with the plugin's own error."""
+    def load(self, contract: type | None = None) -> Any:
+        """Import and return the implementation.
+
+        Raises:
+            PluginError: its import failed, with the plugin's own error, or it is no subclass of `contract`.
+        """
         module_name, _, attribute = self.plugin.load.partition(":")
+        title = f"The {self.kind} '{self.plugin.name}' (package {self.package} {self.package_version})"
         try:
-            return getattr(importlib.import_module(module_name), attribute)
+            found = getattr(importlib.import_module(module_name), attribute)
         except Exception as error:
-            raise PluginError(
-                f"The {self.kind} '{self.plugin.name}' (package {self.package} {self.package_version}) could not "
-                f"be loaded: {type(error).__name__}: {error}."
-            ) from error
+            raise PluginError(f"{title} could not be loaded: {type(error).__name__}: {error}.") from error
+        if contract is not None and not (isinstance(found, type) and issubclass(found, contract)):
+            raise PluginError(f"{title} is {found!r}, and must be a subclass of {contract.__name__} of meds.api.")
+        return found
 
     def identity(self) -> list[str]:
         """What tells one implementation from another; it is part of the name of every result that it has a part in.
@@ -135,6 +140,7 @@ class Registry:
                 for plugin in plugins
             ]
             self._refuse_duplicates(found)
+            _refuse_reserved(found)
         except Exception as error:
             self.note_broken(name or str(module), package, version, error, getattr(module, "__name__", ""))
             return
@@ -217,6 +223,18 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known) or 'none'}."
     return f"unknown {what} '{name}'; {hint}"
+
+
+def _refuse_reserved(found: Iterable[Registration]) -> None:
+    """PluginError for an option that no spec could set, because its key says which plugin, or stage, is meant."""
+    for registration in found:
+        reserved = {"type", "name"} if registration.kind == "stage" else {"type"}
+        taken = sorted(reserved & getattr(registration.plugin.options, "model_fields", {}).keys())
+        if taken:
+            raise PluginError(
+                f"The {registration.kind} '{registration.plugin.name}' has an option '{taken[0]}', and in a spec this "
+                "key is not an option's; rename it."
+            )
 
 
 def _check_version(module: ModuleType | object, package: str) -> None:

@@ -7,10 +7,13 @@ import csv
 import io
 import json
 import platform
+import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from meds.core import files
 from meds.core.data import RunData, Sample
@@ -34,7 +37,11 @@ SELECTION_COLUMNS = (
     "scored",
     "injected_selected",
 )
+TABLES = {"predictions.csv": PREDICTION_COLUMNS, "ranking.csv": RANKING_COLUMNS, "selection.csv": SELECTION_COLUMNS}
+METRICS = ("classes", "mean", "noise", "ranking")
+STATE = ("status", "name", "seed", "device", "precision", "stages", "versions", "home")
 EARLIER = "earlier"
+LOCK = ".lock"
 REPORTS = ("metrics.json", "predictions.csv", "ranking.csv", "selection.csv", "ranking.html", "report.html")
 _LIBRARIES = ("meds-ad", "torch", "timm", "numpy", "safetensors", "faiss-cpu")
 
@@ -67,15 +74,16 @@ class RunDirectory:
         return path.is_file() and path.read_bytes() == text.encode()
 
     def _put_reports_away(self, described_by: Sequence[str]) -> None:
+        # A killed process leaves this folder half full, and the next one goes on filling it.
+        moving = self.path / f".{EARLIER}"
         present = [name for name in REPORTS if (self.path / name).is_file()]
-        if present:
-            earlier = self.path / EARLIER
-            earlier.mkdir(exist_ok=True)
-            for name in (*described_by, *REPORTS):
-                (earlier / name).unlink(missing_ok=True)
+        if present or moving.is_dir():
+            moving.mkdir(exist_ok=True)
             for name in (*described_by, *present):
                 with contextlib.suppress(FileNotFoundError):
-                    (self.path / name).replace(earlier / name)
+                    (self.path / name).replace(moving / name)
+            shutil.rmtree(self.path / EARLIER, ignore_errors=True)
+            moving.rename(self.path / EARLIER)
         for pointer in self.path.glob(f"*/{POINTER}"):
             pointer.unlink()
             with contextlib.suppress(OSError):  # somebody keeps files of their own there
@@ -89,7 +97,18 @@ class RunDirectory:
         """run.json; UserError if this is not a run directory."""
         if not (self.path / "run.json").is_file():
             raise UserError(f"{self.path} is not a run directory: it has no run.json.")
-        return read_json(self.path / "run.json")
+        return read_json(self.path / "run.json", STATE)
+
+    def is_in_use(self) -> bool:
+        """Whether a process is running it."""
+        lock = self.path / LOCK
+        if not lock.is_file():
+            return False
+        try:
+            with FileLock(lock, timeout=0):
+                return False
+        except (Timeout, OSError):
+            return True
 
     def point_to(self, stage: str, artifact: Artifact) -> None:
         """Note where a stage's artifact lives."""
@@ -171,23 +190,35 @@ def _ranking(samples: Sequence[Sample], scores: Sequence[float], selected: Seque
     ]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of a run directory; UserError if it is missing or damaged."""
+def read_json(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
+    """A JSON file of a run directory with some entries; UserError if it is missing or damaged."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run the spec again.") from None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); run the spec again.") from None
+    lacking = [key for key in needed if not isinstance(content, dict) or key not in content]
+    if lacking:
+        raise UserError(f"{path} is damaged (it has no '{lacking[0]}'); run the spec again.")
     return content
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a table of a run directory; none if it was not written."""
+    """The rows of a table of a run directory; none if it was not written. UserError if it is damaged."""
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            names, rows = reader.fieldnames or (), list(reader)
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path} is damaged ({error}); run the spec again.") from None
+    lacking = [name for name in TABLES.get(path.name, ()) if name not in names]
+    if lacking or any(None in row or None in row.values() for row in rows):
+        what = f"it has no column '{lacking[0]}'" if lacking else "its rows differ in length"
+        raise UserError(f"{path} is damaged ({what}); run the spec again.")
+    return rows
 
 
 def library_versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ from meds.core.events import Events
 from meds.core.extract import extract_features
 from meds.core.pipeline import Pipeline
 from meds.core.plan import PlannedStage, span
-from meds.core.run_directory import RunDirectory
+from meds.core.run_directory import LOCK, RunDirectory
 from meds.core.run_state import RunState, manifest_of
 from meds.core.runtime import CostMeter
 from meds.core.stage import Reporter, Scorer, StageContext
@@ -49,7 +49,7 @@ class Runner:
         with files.full_disk_is_a_user_error(self.request.directory):
             self.request.directory.mkdir(parents=True, exist_ok=True)
             waiting = f"Another run writes to {self.request.directory}; waiting until it has finished."
-            with locked(self.request.directory / ".lock", waiting, self.reporter.say):
+            with locked(self.request.directory / LOCK, waiting, self.reporter.say):
                 return self._run()
 
     def _run(self) -> dict[str, Any] | None:

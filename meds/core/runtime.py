@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
+from joblib import cpu_count
 from torch import Tensor, nn
 
 from meds.core.allocator import freed_memory_stays
@@ -35,7 +36,8 @@ class Runtime:
     """
 
     def __init__(self, device: str = "auto", precision: str = "auto", threads: int | None = None) -> None:
-        self.threads = threads or os.cpu_count() or 1
+        # What a container, a batch system or taskset lets this process have.
+        self.threads = threads or cpu_count()
         torch.set_num_threads(self.threads)
         self.device = resolve_device(device)
         self.precision: Precision = resolve_precision(precision, self.device)

@@ -43,7 +43,9 @@ class SpecModel(BaseModel):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="Arithmetic of the networks; auto takes bf16 where the hardware has it."
     )
-    threads: int | None = Field(default=None, ge=1, description="CPU threads; default: all cores.")
+    threads: int | None = Field(
+        default=None, ge=1, le=1024, description="CPU threads; default: one for each core that the process may use."
+    )
     dataset: dict[str, Any] = Field(description="Where the images are.")
     noise: dict[str, Any] | None = Field(default=None, description="Known defects to add to the training set.")
     decisions: DecisionsModel | None = Field(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from meds.core.checkpoint import Checkpoints
 from meds.core.data import Sample
-from meds.core.errors import MedsError
+from meds.core.errors import MedsError, PluginError
 from meds.core.seeds import derive_seed
 from meds.core.stage import StageContext
 from meds.core.student import Progress, Student, TrainingDefaults
@@ -136,6 +136,8 @@ def train(
     """
     defaults = student.training_defaults()
     parameters = [p for p in student.parameters() if p.requires_grad]
+    if not parameters:
+        raise PluginError(f"{title}: {type(student).__name__} has no parameter that can be trained.")
     optimiser = defaults.optimiser(parameters)
     iteration, epoch, batch = 0, -1, 0
     order: list[int] = []
@@ -162,6 +164,7 @@ def train(
                     group["lr"] = defaults.learning_rate(iteration, length.iterations)
                 progress = Progress(iteration, length.iterations)
                 loss = objective(student, features, positions, context.class_tensor(chosen), progress)
+                _check_loss(loss, title, student)
                 _step(loss, optimiser, parameters, defaults.clip_norm)
                 # The one place where an accelerator is waited for; what a loss that is not finite does, is thrown away.
                 value = _finite(loss, title, iteration)
@@ -192,6 +195,15 @@ def _tell(
             iterations=length.iterations,
             loss=loss,
             learning_rate=optimiser.param_groups[0]["lr"],
+        )
+
+
+def _check_loss(loss: object, title: str, student: Student) -> None:
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        told = f"a tensor of the shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{loss!r}"
+        raise PluginError(
+            f"{title}: the loss of {type(student).__name__} is {told}; it must be a tensor of one number that depends "
+            "on the student's parameters."
         )
 
 

@@ -13,9 +13,14 @@ import yaml
 from pydantic_core import to_jsonable_python
 
 from meds.core.dataset import ANOMALOUS, NORMAL
+from meds.core.errors import UserError
 from meds.core.finished_run import FinishedRun
+from meds.core.image_files import one_line
 from meds.core.registry import Options, nested_plugins, registry
 from meds.core.spec import Block
+
+SPEC = "spec.yaml"
+_BLOCKS = {"dataset", "backbone", "student", "stages"}
 
 
 @dataclass(frozen=True)
@@ -76,13 +81,23 @@ def run_facts(run: FinishedRun, readable: bool) -> list[tuple[str, str]]:
 
 def plain_spec(run: FinishedRun) -> dict[str, Any]:
     """The resolved spec as plain data; what it means may not be known here."""
-    content: dict[str, Any] = yaml.safe_load(spec_text(run))
+    path = run.path / SPEC
+    try:
+        content: dict[str, Any] = yaml.safe_load(spec_text(run))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is damaged ({one_line(str(error))}); run the spec again.") from None
+    if not isinstance(content, dict) or not content.keys() >= _BLOCKS:
+        raise UserError(f"{path} is damaged (it is no resolved spec); run the spec again.")
     return content
 
 
 def spec_text(run: FinishedRun) -> str:
-    """The text of spec.yaml."""
-    return (run.path / "spec.yaml").read_text(encoding="utf-8")
+    """The text of spec.yaml; UserError if it is gone or no text."""
+    path = run.path / SPEC
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); run the spec again.") from None
 
 
 def in_short(block: Block) -> str:

@@ -11,6 +11,7 @@ from meds.core.backbone import Backbone
 from meds.core.checkpoint import Checkpoints
 from meds.core.model import Model
 from meds.core.partitions import StudentScorer, refuse_detector, student_file, student_scorer
+from meds.core.reconstruct import reconstruct
 from meds.core.scoring import Distance, resize_map, score_map
 from meds.core.seeds import derive_seed
 from meds.core.stage import Partition, Stage, StageContext
@@ -73,9 +74,7 @@ class Distill(Stage):
             student: Student, features: Sequence[Tensor], chosen: Sequence[int], classes: Tensor, _: Progress
         ) -> Tensor:
             wanted = context.runtime.put(maps[list(chosen)])
-            targets = student.targets(features)
-            with context.runtime.autocast():
-                outputs = student(features, classes)
+            targets, outputs = reconstruct(context.runtime, student, features, classes)
             return self.loss(wanted, score_map(targets, outputs, distance))
 
         return objective

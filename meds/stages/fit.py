@@ -15,6 +15,7 @@ from meds.core.detector import Detector, TrainingFeatures
 from meds.core.errors import PluginError
 from meds.core.model import Model
 from meds.core.partitions import detector_scorer, student_file, student_scorer
+from meds.core.reconstruct import reconstruct
 from meds.core.seeds import derive_seed
 from meds.core.stage import Partition, Scorer, Stage, StageContext
 from meds.core.store import Artifact
@@ -31,9 +32,7 @@ def own_objective(context: StageContext) -> Objective:
     def objective(
         student: Student, features: Sequence[Tensor], _: Sequence[int], classes: Tensor, progress: Progress
     ) -> Tensor:
-        targets = student.targets(features)
-        with context.runtime.autocast():
-            outputs = student(features, classes)
+        targets, outputs = reconstruct(context.runtime, student, features, classes)
         return student.loss(targets, outputs, progress)
 
     return objective

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from meds.core.data import Sample
+from meds.core.reconstruct import reconstruct
 from meds.core.scoring import Distance, score_map
 from meds.core.selection import robust_maximum
 from meds.core.stage import Partition, StageContext
@@ -35,9 +36,7 @@ def training_scores(
     with torch.inference_mode():
         batches = (samples[i : i + SCORING_BATCH] for i in range(0, len(samples), SCORING_BATCH))
         for chosen, features in context.read_batches(batches):
-            targets = student.targets(features)
-            with context.runtime.autocast():
-                outputs = student(features, context.class_tensor(chosen))
+            targets, outputs = reconstruct(context.runtime, student, features, context.class_tensor(chosen))
             maps = score_map(targets, outputs, distance)
             scores.append(robust_maximum(maps, options.robust_maximum, options.rounding).cpu())
     return torch.cat(scores)
