@@ -69,6 +69,12 @@ def test_a_run_whose_process_is_gone_is_called_stopped(finished: Any, meds: Call
     assert f"continue with `meds run {finished.file('spec.yaml')}`" in done.said
 
 
+@pytest.mark.parametrize("command", ["report", "rank"])
+def test_a_folder_is_no_page(finished: Any, meds: Callable[..., Finished], tmp_path: Path, command: str) -> None:
+    done = meds(command, finished.runs / "tiny", "--output", tmp_path)
+    assert (done.code, f"--output {tmp_path} is a folder; give the name of a file" in done.said) == (2, True), done.said
+
+
 class Killed(BaseException):
     """A process that is killed at a certain step."""
 

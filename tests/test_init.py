@@ -35,6 +35,32 @@ def test_a_folder_without_labels_runs_as_written(tmp_path: Path, meds: Callable[
     assert (tmp_path / "runs" / "line-3-left" / "ranking.csv").is_file()
 
 
+def test_photos_of_other_formats_are_told(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "phone"
+    put(*images(folder, 4))
+    next(folder.glob("*.png")).rename(folder / "x.jfif")
+    for name in ("a.HEIC", "b.heic", "deeper/c.gif"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    said = written(meds, folder)[1]
+    assert "4 images with no labels" in said
+    assert "3 files of other formats cannot be read (2 .heic, 1 .gif): convert them to png or jpg." in said
+
+
+def test_a_folder_of_other_formats_only(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    (tmp_path / "a.heic").touch()
+    done = meds("init", tmp_path)
+    assert (done.code, "1 file of other formats cannot be read (1 .heic): convert them" in done.said) == (2, True)
+
+
+def test_one_image_is_too_few(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "one"
+    put(*images(folder, 1))
+    done = meds("init", folder, "--output", tmp_path / "out.yaml")
+    assert (done.code, "one: 1 image to train on" in done.said) == (2, True), done.said
+    assert not (tmp_path / "out.yaml").exists()
+
+
 def test_normal_abnormal_and_masks(tmp_path: Path, meds: Callable[..., Finished]) -> None:
     folder = tmp_path / "parts"
     put(*images(folder / "OK", 5), *images(folder / "NG", 2), *images(folder / "masks", 2))

@@ -129,6 +129,14 @@ def test_no_path_leads_to_a_file(desk: Desk, address: str) -> None:
     assert "import" not in answer.text
 
 
+def test_numbers_of_any_length_are_answered(desk: Desk) -> None:
+    client, long = desk.client(), "9" * 5000
+    assert client.get(f"/image/{long}").status_code == 404
+    assert client.get("/image/x").status_code == 404
+    assert client.get(f"/?page={long}").status_code == 200
+    assert client.get(f"/image/1?judged={long}").status_code == 200
+
+
 def test_only_training_images_are_shown(desk: Desk) -> None:
     client = desk.client()
     test_only = {sample.digest for sample in desk.run.data.test} - set(desk.digests)

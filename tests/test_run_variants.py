@@ -125,7 +125,7 @@ def test_a_student_of_its_own_holds_what_belongs_to_its_class_alone(
 def test_unlabelled_folder_gets_a_ranking_and_a_sentence(project: Any, tiny_spec: dict[str, Any]) -> None:
     folder = images(project.root / "parts", 8)
     done = project.run_well(spec=of_folder(tiny_spec, folder))
-    assert "There are no labelled test images, so there are no metrics; the ranking is written." in done.said
+    assert "There are no labelled test images, so nothing is measured on them; the ranking is written." in done.said
     metrics = project.json("metrics.json")
     assert (metrics["classes"], metrics["mean"]) == ({}, {})
     assert metrics["ranking"]["classes"]["parts"] == {"auroc": None, "auprc": None, "inspection_depth": None}

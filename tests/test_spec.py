@@ -65,7 +65,13 @@ MISTAKES = {
         ["spec.yaml:10: unknown selection rule 'median'", "'median-mad'"],
     ),
     "unknown choice": ("type: distill", "type: distill\n    loss: l3", ["spec.yaml:9: `stages.1.loss`:", "'l3'"]),
+    "banks of a memory without banks": (
+        "{type: memory}",
+        "{type: memory, banks: 5}",
+        ["spec.yaml:7: `stages.0`:", "banks has no effect with `estimator: exact`"],
+    ),
     "duplicate key": ("name: tiny", "name: tiny\nname: other", ["spec.yaml:2: the key `name` stands twice"]),
+    "list in itself": ("type: rd", "type: &a [*a]", ["spec.yaml: lists and mappings lie too deep in each other"]),
     "bad YAML": ("  type: rd", "  type: [rd", ["spec.yaml:", "not valid YAML"]),
     "no stages": (GOOD[GOOD.index("stages:") :], "stages: []\n", ["spec.yaml:6: `stages`:"]),
     "name that is a path": ("name: tiny", "name: ../tiny", ["spec.yaml:1: `name`:", "'../tiny'"]),
@@ -112,6 +118,14 @@ def test_spec_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(SpecError, match="cannot be read"):
         load_spec(tmp_path / "bytes.yaml", registry())
+
+
+def test_a_folder_in_place_of_a_spec(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"is a folder, and a spec is a file; `meds init .*` writes a spec"):
+        load_spec(tmp_path, registry())
+    (tmp_path / "spec.yaml").touch()
+    with pytest.raises(SpecError, match=r"is a folder, and a spec is a file; its spec is .*spec\.yaml\."):
+        load_spec(tmp_path, registry())
 
 
 def test_two_stages_of_one_type_need_a_name_each() -> None:

@@ -45,6 +45,11 @@ class LossAsNumber(PlainStudent):
         return super().loss(targets, outputs, progress).item()
 
 
+class NoNumbers(PlainStudent):
+    def anomaly_maps(self, targets, outputs, distance):
+        return [value * float("nan") for value in super().anomaly_maps(targets, outputs, distance)]
+
+
 class Frozen(PlainStudent):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -63,6 +68,7 @@ MEMORY = [{"type": "memory"}, {"type": "distill", "iterations": 2, "batch_size":
         (NoOutput, FIT, r"^NoOutput\.forward gave None for targets"),
         (LossOfEveryImage, FIT, r"the loss of LossOfEveryImage is a tensor of the shape \(4,\); it must be"),
         (LossAsNumber, FIT, r"the loss of LossAsNumber is 0\.\d+; it must be a tensor of one number"),
+        (NoNumbers, FIT, r"^synthetic/.*\.png: its score is nan, which cannot be ranked; see NoNumbers\.$"),
         (Frozen, FIT, r"^fit \(all\): Frozen has no parameter that can be trained\.$"),
     ],
 )

@@ -13,8 +13,10 @@ import yaml
 from meds.cli.console import console
 from meds.cli.found_layout import FAINT, UNREADABLE, Layout
 from meds.cli.layouts import recognise
+from meds.cli.output import a_file
 from meds.core import files
-from meds.core.errors import UserError
+from meds.core.data import MINIMUM_TRAINING_IMAGES
+from meds.core.errors import DataError, UserError
 from meds.core.image_files import one_line, printable
 
 SPEC = """\
@@ -46,11 +48,16 @@ HUB = {"type": "timm", "model": "tf_efficientnet_lite0.in1k", "image_size": 224}
 
 
 def write_spec(folder: Path, output: Path | None, force: bool) -> None:
-    """Write the spec and say what was assumed; UserError if the file is there already."""
+    """Write the spec and say what was assumed; UserError if the file is there already, DataError for too few images."""
     layout = recognise(folder)
+    if layout.training_images < MINIMUM_TRAINING_IMAGES:
+        raise DataError(
+            f"{folder}: {layout.training_images} image{'s' * (layout.training_images != 1)} to train on, and meds "
+            f"compares images of a class with each other: at least {MINIMUM_TRAINING_IMAGES} are needed."
+        )
     name = _name(folder)
     path = output or Path(f"{name}.yaml")
-    if path.exists() and not force:
+    if a_file(path).exists() and not force:
         raise UserError(f"{path} is there already; give another name with --output, or --force to write over it.")
     files.write_text(path, _spec(folder, name, layout))
     for sentence in [*layout.found, _sizes(layout)]:

@@ -10,7 +10,7 @@ from meds.cli.found_layout import Layout, sizes, without_masks
 from meds.cli.labelled_layouts import labelled, labelled_classes, labels_of
 from meds.cli.mask_files import Tree, tree_of
 from meds.core.errors import DataError
-from meds.core.image_files import folder_called, folders_in, printable
+from meds.core.image_files import count_unread, folder_called, folders_in, printable
 from meds.plugins.datasets.mvtec import Parts, parts_of
 from meds.plugins.datasets.visa import SPLIT_TABLE
 
@@ -27,8 +27,18 @@ def recognise(folder: Path) -> Layout:
         raise DataError(f"{printable(folder)}: there is no such folder.")
     tree = tree_of(folder)
     if not tree.count(folder):
-        raise DataError(f"{folder}: holds no image, and no folder in it does.")
-    return without_masks(_recognised(tree), tree)
+        raise DataError(f"{folder}: holds no image, and no folder in it does. {_unread(folder)}".rstrip())
+    layout = without_masks(_recognised(tree), tree)
+    return replace(layout, found=[*layout.found, *filter(None, [_unread(folder)])])
+
+
+def _unread(folder: Path) -> str:
+    """A sentence about images of formats that are not read; empty if there are none."""
+    counts = count_unread(folder)
+    number, listed = sum(counts.values()), ", ".join(f"{count} {suffix}" for suffix, count in counts.items())
+    if not counts:
+        return ""
+    return f"{number} file{'s' * (number != 1)} of other formats cannot be read ({listed}): convert them to png or jpg."
 
 
 def _recognised(tree: Tree) -> Layout:

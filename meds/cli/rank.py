@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from meds.cli.console import ConsoleReporter, console, new_table
+from meds.cli.output import a_file
 from meds.core.units import percent
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ def rank_run(run: Path, top: int, output: Path | None, as_json: bool) -> None:
     from meds.core.finished_run import FinishedRun
     from meds.reports.ranking import read_ranking, write_sheet
 
+    path = a_file(output or run / "ranking.html")
     finished = FinishedRun(run)
     ranking = read_ranking(finished)
-    path = output or run / "ranking.html"
     write_sheet(finished, ranking, path, top, None if as_json else ConsoleReporter())
     if as_json:
         typer.echo(json.dumps({**_as_json(ranking, top), "sheet": str(path)}, ensure_ascii=False))

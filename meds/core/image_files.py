@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from meds.core.errors import DataError
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp"})
+OTHER_SUFFIXES = frozenset(
+    {".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".ppm", ".pgm", ".tga", ".dng", ".cr2", ".nef", ".arw", ".raw"}
+)
 EXCLUDE = (
     "Patterns of images to leave out, capitals or not: `*_mask.*` by their name, or, with a `/` in it as in "
     "`labels/*`, by the end of their path below `path`; `*` stands for any letters, `/` among them."
@@ -33,6 +37,12 @@ def list_images(folder: Path, recursive: bool = False) -> list[Path]:
             check_name(path)
         found += images
     return sorted(found)
+
+
+def count_unread(folder: Path) -> dict[str, int]:
+    """How many files of a folder and those in it are images of formats that are not read, by suffix."""
+    suffixes = (os.path.splitext(name)[1].lower() for _, names in _walk(folder, True) for name in names)  # noqa: PTH122
+    return dict(Counter(suffix for suffix in suffixes if suffix in OTHER_SUFFIXES).most_common())
 
 
 def list_wanted(folder: Path, recursive: bool, root: Path, exclude: Sequence[str] | None) -> list[Path]:

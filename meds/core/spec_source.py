@@ -36,6 +36,10 @@ def read_spec(path: Path, overrides: Sequence[str] = ()) -> SpecSource:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SpecError(f"{path}: there is no such spec file.") from None
+    except IsADirectoryError:
+        inside = path / "spec.yaml"
+        advice = f"its spec is {inside}" if inside.is_file() else f"`meds init {path}` writes a spec for its images"
+        raise SpecError(f"{path} is a folder, and a spec is a file; {advice}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: the spec cannot be read ({error}).") from None
     source = parse_spec(text, str(path))
@@ -57,6 +61,8 @@ def parse_spec(text: str, name: str) -> SpecSource:
         line = f":{mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or str(error)
         raise SpecError(f"{name}{line}: not valid YAML: {problem}.") from None
+    except RecursionError:
+        raise SpecError(f"{name}: lists and mappings lie too deep in each other, or in themselves.") from None
     if not isinstance(data, dict):
         raise SpecError(f"{name}: a spec is a mapping of keys such as `dataset:` and `stages:`.")
     source.data = data
@@ -87,7 +93,7 @@ def _apply(source: SpecSource, override: str) -> None:
         raise SpecError(f"{place}: write an override as key.path=value, for example student.type=rd.")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         raise SpecError(f"{place}: the value is not valid YAML; put quotes around it.") from None
     path = _resolve(source.data, key.strip().split("."), place)
     container: Any = source.data

@@ -43,13 +43,13 @@ class Site:
 
     def grid(self, request: Request) -> Response:
         """The thumbnails."""
-        page = request.query_params.get("page", "1")
+        page = _number(request.query_params.get("page", "1")) or 1
         wanted = self._filter(request.query_params.get)
-        return HTMLResponse(self.pages.grid(wanted, int(page) if page.isdecimal() else 1))
+        return HTMLResponse(self.pages.grid(wanted, page))
 
     def image(self, request: Request) -> Response:
         """One image by its rank."""
-        rank = request.path_params["rank"]
+        rank = _number(request.path_params["rank"])
         if not 1 <= rank <= len(self._review.items):
             raise HTTPException(404, f"The run has {len(self._review.items)} training images; there is no rank {rank}.")
         item = self._review.items[rank - 1]
@@ -122,10 +122,10 @@ class Site:
         given = request.query_params
         if "undone" in given:
             return "Your decision was taken back." if given["undone"] == "1" else NOTHING_TO_UNDO
-        rank = given.get("judged", "")
-        if not (rank.isdecimal() and 1 <= int(rank) <= len(self._review.items)):
+        rank = _number(given.get("judged", ""))
+        if not 1 <= rank <= len(self._review.items):
             return ""
-        decision = self._review.standing().get(self._review.items[int(rank) - 1].digest)
+        decision = self._review.standing().get(self._review.items[rank - 1].digest)
         return "" if decision is None else f"Image {rank} is judged: {decision.decision}."
 
     def _nearest_crop(self, item: Item) -> bytes:
@@ -163,7 +163,7 @@ def create_app(run: FinishedRun, review: Review, token: str, port: int) -> Starl
     return Starlette(
         routes=[
             Route("/", site.grid),
-            Route("/image/{rank:int}", site.image),
+            Route("/image/{rank}", site.image),
             Route("/picture/{digest}/{kind}", site.picture),
             Route("/nearest/{digest}", site.nearest),
             Route("/progress", site.progress),
@@ -194,6 +194,11 @@ async def _form(request: Request) -> Callable[[str], str]:
             raise HTTPException(413, "The form is too long.")
     fields = parse_qs(body.decode("utf-8", "replace"))
     return lambda name: fields.get(name, [""])[0]
+
+
+def _number(text: str) -> int:
+    """A number of at most nine digits; 0 for any other text."""
+    return int(text) if text.isdecimal() and len(text) < 10 else 0
 
 
 def _with(address: str, name: str, value: int) -> str:

@@ -140,7 +140,9 @@ class Evaluate(Stage):
                 classes[name] = dict(metrics.image_metrics(test.images[labelled].numpy(), labels))
                 classes[name] |= self._pixel_figures(context, [test.samples[i] for i in judged], maps, test.how)
         if not classes:
-            context.reporter.say("There are no labelled test images, so there are no metrics; the ranking is written.")
+            context.reporter.say(
+                "There are no labelled test images, so nothing is measured on them; the ranking is written."
+            )
             return {"classes": {}, "mean": {}}
         return {"classes": classes, "mean": metrics.mean_metrics(classes)}
 

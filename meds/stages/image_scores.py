@@ -9,6 +9,7 @@ from torch import Tensor
 
 from meds.core import scoring
 from meds.core.data import Sample
+from meds.core.errors import PluginError
 from meds.core.model import EvaluationDefaults, Scores
 from meds.core.selection import robust_maximum
 from meds.core.stage import ProgressBar, Scorer, StageContext
@@ -59,6 +60,12 @@ class ImageScores:
         else:
             yield from map(self._known.rows, batches)
 
+    def _check(self, rows: list[int]) -> None:
+        for row in rows:
+            if not torch.isfinite(self.images[row]):
+                path, name = self.samples[row].record.path, self._context.student_class.__name__
+                raise PluginError(f"{path}: its score is {self.images[row]:g}, which cannot be ranked; see {name}.")
+
     def _note(self, rows: list[int], scores: Scores, smoothed: Tensor) -> None:
         patches = scoring.mean_over_groups(scores.maps)
         if not len(self.patches):
@@ -66,5 +73,6 @@ class ImageScores:
         self.patches[rows] = patches.half().cpu()
         self.robust[rows] = robust_maximum(patches).cpu()
         self.images[rows] = scoring.model_scores(scores, smoothed, self.how).cpu()
+        self._check(rows)
         self.peaks[rows] = smoothed.flatten(1).amax(dim=1).cpu()
         self.middles[rows] = smoothed.flatten(1).median(dim=1).values.cpu()

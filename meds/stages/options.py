@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from meds.core.registry import Options
 
+BANKS = 100
 RankedBy = Literal["student", "memory", "both"]
 
 
@@ -19,7 +20,7 @@ class MemoryOptions(Options):
         default="exact",
         description="The limit of infinitely many banks in closed form, or `banks` random banks.",
     )
-    banks: int = Field(default=100, ge=1, description="Number of banks (bootstrap).")
+    banks: int = Field(default=BANKS, ge=1, description="Number of banks (bootstrap).")
     level: Literal["image", "patch"] = Field(
         default="image", description="Whether a bank is a random subset of images or of patches."
     )
@@ -48,6 +49,12 @@ class MemoryOptions(Options):
         ge=2,
         description="Largest number of candidate images of a class (a seeded random choice).",
     )
+
+    @model_validator(mode="after")
+    def _banks_are_drawn(self) -> MemoryOptions:
+        if self.banks != BANKS and self.estimator != "bootstrap":
+            raise ValueError("banks has no effect with `estimator: exact`, the limit of many banks: set `bootstrap`")
+        return self
 
 
 class TrainingOptions(Options):
