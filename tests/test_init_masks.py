@@ -42,9 +42,29 @@ def test_masks_beside_training_images_in_train(tmp_path: Path, meds: Callable[..
     for part in ("train", "test"):
         put(*images(folder / part), *(folder / part / f"{i:02}_GT.png" for i in range(4)))
     spec, said = written(meds, folder)
-    assert spec["dataset"]["exclude"] == ["*_GT.*"]
-    assert "4 files look like masks" in said
+    parts = {"train": "train", "test": "test"}
+    assert spec["dataset"] == {"type": "masked", "path": str(folder), "ending": "_GT", **parts}
+    assert "4 images in 'train', 4 of them defective by their masks ('_GT')." in said
+    assert "Training images with defects stay among them, and reports count them as known." in said
     assert len(trained(tmp_path / "out.yaml", folder)) == 4
+
+
+def test_masks_in_a_folder_beside_training_and_test_images(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "dagm"
+    for place in (folder / name / part for name in ("Class1", "Class2") for part in ("Train", "Test")):
+        put(*(place / f"{i}.PNG" for i in range(4)), place / "Label/1_label.PNG")
+    spec, said = written(meds, folder)
+    parts = {"train": "Train", "test": "Test", "class_folders": True}
+    assert spec["dataset"] == {"type": "masked", "path": str(folder), "ending": "_label", **parts}
+    assert "2 folders, each taken as a class (a product type) of its own." in said
+    assert "8 images in 'Test', 2 of them defective by their masks ('_label')." in said
+
+
+def test_masks_of_which_one_has_no_image_are_left_out(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "ksdd2"
+    for part in ("train", "test"):
+        put(*images(folder / part), *(folder / part / f"{i:02}_GT.png" for i in range(5)))
+    assert written(meds, folder)[0]["dataset"]["exclude"] == ["*_GT.*"]
 
 
 def test_masks_in_the_layout_of_mvtec(tmp_path: Path, meds: Callable[..., Finished]) -> None:

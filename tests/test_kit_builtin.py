@@ -148,6 +148,7 @@ class Folders:
         for name in ("bolt", "nut"):
             self._mvtec(name)
             self._visa(name)
+            self._masked(name)
             self._real_iad(name)
         rows = [row for name in ("bolt", "nut") for row in self._visa_rows(name)]
         self._text("visa/split_csv/1cls.csv", "\n".join(["object,split,label,image,mask", *rows]) + "\n")
@@ -194,6 +195,12 @@ class Folders:
             self._image(f"visa/{image}")
             if mask:
                 self._mask(f"visa/{mask}")
+
+    def _masked(self, name: str) -> None:
+        for part in ("train", "test"):
+            for number in range(3):
+                self._image(f"masked/{part}/{name}{number}.png")
+            self._mask(f"masked/{part}/{name}0_GT.png")
 
     def _real_iad(self, name: str) -> None:
         def entry(number: int, mask: bool = False) -> dict[str, Any]:
@@ -243,6 +250,11 @@ class TestLabelledFolder(DatasetKit):
         "abnormal": "test/dent",
         "mask": "ground_truth/dent",
     }
+
+
+class TestMasked(DatasetKit):
+    name = "masked"
+    options = {"path": "masked", "ending": "_GT", "train": "train", "test": "test"}
 
 
 class TestVisa(DatasetKit):

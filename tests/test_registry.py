@@ -17,7 +17,7 @@ from meds.core.hookspecs import API_VERSION, hookimpl
 from meds.core.registry import KINDS, OWN_DISTRIBUTION, Options, Plugin, Registry, load_registry, registry
 
 BUILT_IN = {
-    "dataset": {"elpv", "folder", "mvtec", "real-iad", "synthetic", "visa"},
+    "dataset": {"elpv", "folder", "masked", "mvtec", "real-iad", "synthetic", "visa"},
     "backbone": {"dinov2-small", "efficientnet-lite0", "timm"},
     "student": {"dinomaly", "hvq", "inp-former", "rd"},
     "stage": {"memory", "distill", "select-finetune", "fit", "evaluate"},

@@ -9,6 +9,7 @@ from pathlib import Path
 from meds.cli.found_layout import Layout, sizes, without_masks
 from meds.cli.labelled_layouts import labelled, labelled_classes, labels_of
 from meds.cli.mask_files import Tree, tree_of
+from meds.cli.masked_layouts import masked
 from meds.core.errors import DataError
 from meds.core.image_files import count_unread, folder_called, folders_in, printable
 from meds.plugins.datasets.mvtec import Parts, parts_of
@@ -55,6 +56,9 @@ def _recognised(tree: Tree) -> Layout:
     labels = labels_of(tree, folder)
     if labels is not None:
         return labelled(tree, labels)
+    found = masked(tree)
+    if found is not None:
+        return found
     train = folder_called(folder, "train")
     if train and tree.images(train):
         return _flat_training(tree, train)
