@@ -172,8 +172,23 @@ def test_a_run_that_is_not_there(project: Any, meds: Callable[..., Any], command
 def test_evaluate_of_a_run_whose_results_were_removed(
     finished: Any, meds: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    before = {path: path.read_bytes() for path in finished.file("").rglob("*") if path.is_file()}
+    # A run knows its home, and the precision that it was made in.
     monkeypatch.setenv("MEDS_HOME", str(finished.root / "another"))
+    assert meds("evaluate", finished.file("")).code == 0
+    memory = Path(finished.json("memory/artifact.json")["path"])
+    memory.rename(memory.with_name("elsewhere"))
+    again = {path: path.read_bytes() for path in before}
     refused(meds("evaluate", finished.file("")), "The stage `memory` comes before `evaluate` and has no stored result")
+    assert {path: path.read_bytes() for path in before} == again
+    assert again[finished.file("metrics.json")] == before[finished.file("metrics.json")]
+
+
+def test_from_a_stage_whose_inputs_are_missing_changes_nothing(finished: Any) -> None:
+    before = {path: path.read_bytes() for path in finished.file("").rglob("*") if path.is_file()}
+    sentence = "The stage `memory` comes before `evaluate` and has no stored result"
+    refused(finished.run("--from", "evaluate", "--set", "seed=9"), sentence)
+    assert {path: path.read_bytes() for path in finished.file("").rglob("*") if path.is_file()} == before
 
 
 def test_folders_that_cannot_be_written(

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ from meds.core import checkpoint, files
 from meds.core.checkpoint import Checkpoints
 from meds.core.errors import ArtifactError, ResourceError
 from meds.core.feature_cache import SUFFIX, FeatureCache, bytes_per_image, folder_bytes
+from meds.core.in_use import in_use, used_by_others
 from meds.core.store import Artifact, ArtifactWriter, Store
 
 GIB = 2**30
@@ -110,6 +115,53 @@ def test_a_missing_file_is_named(store: Store, name: str) -> None:
     with pytest.raises(ArtifactError) as caught:
         store.open(FINGERPRINT)
     assert str(caught.value) == f"{store.path(FINGERPRINT) / name} is missing."
+
+
+def test_features_that_another_run_uses_are_not_cleared_away(tmp_path: Path) -> None:
+    other, own = (FeatureCache(tmp_path, name, 100_000) for name in ("other", "own"))
+    maps = torch.zeros(32, 4, 10, 10)
+    other.write([f"{i:064x}" for i in range(32)], "layer", maps)
+    with use_by_another_process(other.folder):
+        with pytest.raises(ResourceError, match=r"other runs are using what it holds; wait until"):
+            own.make_room(90_000, 90_000, [], [])
+        with pytest.raises(ResourceError, match=r"other runs are using what it holds; wait until"):
+            other.make_room(90_000, 90_000, [], [])
+        assert shards(other)
+    own.make_room(90_000, 90_000, [], [])
+    assert not other.folder.exists()
+
+
+def test_a_mark_of_a_process_that_is_gone_holds_nothing(tmp_path: Path) -> None:
+    (tmp_path / ".in-use-1-0").touch()
+    with in_use(tmp_path):
+        assert not used_by_others(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@contextmanager
+def use_by_another_process(folder: Path) -> Iterator[None]:
+    code = "import sys; from pathlib import Path; from meds.core.in_use import in_use\n"
+    code += "with in_use(Path(sys.argv[1])): print('ready', flush=True); input()"
+    command = [sys.executable, "-c", code, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield
+        process.communicate("\n")
+
+
+def test_features_that_are_gone_are_told(cache: FeatureCache) -> None:
+    with pytest.raises(ArtifactError, match=r"layer: features of the run's images are gone; run its spec with --force"):
+        cache.read(["0" * 64], "layer")
+
+
+def test_a_checkpoint_of_a_class_with_a_long_name(tmp_path: Path) -> None:
+    for name in ("螺" * 60, "螺" * 59 + "丝"):
+        Checkpoints(tmp_path, f"fit-{name}").save(3, {"weight": torch.full((1,), float(len(name.rstrip("丝"))))})
+    assert len(list(tmp_path.iterdir())) == 2
+    found = Checkpoints(tmp_path, "fit-" + "螺" * 60).load()
+    assert found is not None
+    assert found["weight"].item() == 60
 
 
 def test_any_change_of_a_manifest_is_found(store: Store) -> None:

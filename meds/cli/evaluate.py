@@ -17,9 +17,10 @@ def evaluate_run(run: Path) -> None:
     from meds.core.runner import Runner, RunRequest
     from meds.core.spec import load_spec
 
-    RunDirectory(run).read_state()
+    # What was computed in another place or precision has other names.
+    state = RunDirectory(run).read_state()
     spec = load_spec(run / "spec.yaml", registry())
-    pipeline = Pipeline(spec, registry())
+    pipeline = Pipeline(spec, registry(), Path(state["home"]), precision=state["precision"])
     names = [planned.name for planned in pipeline.stages if planned.stage.produces == "evaluation"]
     if not names:
         raise UserError(f"{run}: its spec has no evaluation; add `- {{type: evaluate}}` to its stages.")

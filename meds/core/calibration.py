@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from meds.core.data import Sample
+from meds.core.data import MINIMUM_TRAINING_IMAGES, Sample
 from meds.core.seeds import derive_seed
 
 CONFIDENCE = 0.95
@@ -80,12 +80,14 @@ def calibrate(
 def held_out(samples: Sequence[Sample], share: float, seed: int) -> list[int]:
     """Positions of the samples that a training leaves out: by class, the share of its images, a seeded choice.
 
-    Images of equal content go together. A class of fewer than 20 images needs them all and holds out none.
+    Images of equal content go together. A class of fewer than 20 images needs them all and holds out none; of any other
+    as many are left as a training needs.
     """
     chosen: list[int] = []
     for index in sorted({sample.class_index for sample in samples}):
         digests = list(dict.fromkeys(sample.digest for sample in samples if sample.class_index == index))
-        count = round(share * len(digests)) if len(digests) >= FEWEST_IMAGES else 0
+        most = len(digests) - MINIMUM_TRAINING_IMAGES
+        count = min(round(share * len(digests)), most) if len(digests) >= FEWEST_IMAGES else 0
         order = np.random.default_rng(derive_seed(seed, "held out", index)).permutation(len(digests))
         out = {digests[i] for i in order[:count]}
         chosen += [i for i, s in enumerate(samples) if s.class_index == index and s.digest in out]

@@ -20,6 +20,8 @@ SUFFIX = ".safetensors"
 SECONDS = "MEDS_CHECKPOINT_SECONDS"
 _USUAL_SECONDS = 20.0
 _LARGEST_SHARE = 0.03
+# File systems allow 255 bytes, with a number, a checksum and the suffix.
+_LONGEST_NAME = 180
 
 
 class Checkpoints:
@@ -31,7 +33,9 @@ class Checkpoints:
 
     def __init__(self, folder: Path, name: str = "checkpoint") -> None:
         # A class may be called "bolt" and another "bolt-m6" or "m6/bolt": quoted, each is one file name of its own.
-        self.folder, self.name = folder, quote(name, safe=" ")
+        quoted = quote(name, safe=" ")
+        short = quoted[:_LONGEST_NAME] + files.sha256(name.encode())[:16]
+        self.folder, self.name = folder, quoted if len(quoted) <= _LONGEST_NAME else short
         given = number_from_environment(SECONDS)
         self.interval = _USUAL_SECONDS if given is None else given
         self._share = _LARGEST_SHARE if given is None else math.inf

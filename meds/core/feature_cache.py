@@ -21,6 +21,7 @@ from torch import Tensor
 from meds.core import files
 from meds.core.backbone import Layer
 from meds.core.errors import ArtifactError, ResourceError
+from meds.core.in_use import used_by_others
 from meds.core.store import tensor_bytes
 
 SUFFIX = ".safetensors"
@@ -82,11 +83,15 @@ class FeatureCache:
         index.update({name: (shard, i) for i, name in enumerate(names)})
 
     def read(self, digests: Sequence[str], layer: str) -> Tensor:
-        """Maps [n, C, H, W] of the images, float16 or float32; ArtifactError if a shard is damaged."""
+        """Maps [n, C, H, W] of the images, float16 or float32; ArtifactError if a shard is damaged or gone."""
         rows = []
         with self._reading:
             index = self._index(layer)
             for digest in digests:
+                if digest not in index:
+                    raise ArtifactError(
+                        f"{self.folder / layer}: features of the run's images are gone; run its spec with --force."
+                    )
                 shard, row = index[digest]
                 rows.append(self._open(shard)[row])
             return torch.from_numpy(np.stack(rows))
@@ -115,7 +120,7 @@ class FeatureCache:
         """Free space for a run's features: those of other backbones go first, least recently used first,
         then those of this backbone that the run, its `digests` and `layers`, does not read.
 
-        Raises ResourceError if the run's own features exceed the limit.
+        Raises ResourceError if the run's own features exceed the limit, or other runs use too much of it.
         """
         if wanted_bytes > self.limit_bytes:
             raise ResourceError(
@@ -126,26 +131,36 @@ class FeatureCache:
         excess = folder_bytes(self.root) + new_bytes - self.limit_bytes
         others = [f for f in self.root.glob("*") if f.is_dir() and f != self.folder]
         for other in sorted(others, key=lambda f: f.stat().st_mtime):
-            if excess <= 0:
-                break
-            excess -= folder_bytes(other)
-            shutil.rmtree(other, ignore_errors=True)
-        self._remove_unread(excess, set(digests), set(layers))
+            if excess > 0 and not used_by_others(other):
+                excess -= folder_bytes(other)
+                shutil.rmtree(other, ignore_errors=True)
+        if excess > 0:
+            excess -= self._remove_unread(excess, set(digests), set(layers))
+        if excess > 0:
+            raise ResourceError(
+                f"The cache may hold {self.limit_bytes / 2**30:.1f} GiB of features, and other runs are using what it "
+                "holds; wait until they have finished, or set MEDS_CACHE_GIB to a larger size."
+            )
         self.touch()
 
-    def _remove_unread(self, excess: int, digests: set[str], layers: set[str]) -> None:
-        """Remove shards of this backbone that hold nothing of a run, oldest first, until `excess` bytes are free."""
-        if excess <= 0:
-            return
+    def _remove_unread(self, excess: int, digests: set[str], layers: set[str]) -> int:
+        """Remove shards of this backbone that hold nothing of a run, oldest first, until `excess` bytes are free.
+
+        None while another process uses this backbone's features. Returns the bytes that are free now.
+        """
+        free = 0
+        if used_by_others(self.folder):
+            return free
         for path in sorted(self.folder.glob(f"*/*{SUFFIX}"), key=lambda path: path.stat().st_mtime):
-            if excess <= 0:
+            if free >= excess:
                 break
             taken = path.stat().st_size
             if path.parent.name in layers and not digests.isdisjoint(_images_in(path, self.damaged)):
                 continue
-            excess -= taken
+            free += taken
             path.unlink(missing_ok=True)
             self._places.pop(path.parent.name, None)
+        return free
 
     def touch(self) -> None:
         """Mark this backbone's features as used now."""

@@ -75,6 +75,8 @@ def _walk(folder: Path, recursive: bool) -> Iterator[tuple[str, list[str]]]:
 
 def check_name(path: Path) -> None:
     """DataError for a path that cannot be written as text, which specs, tables and reports would need."""
+    if "\r" in str(path):
+        raise DataError(f"{printable(path)}: the name holds a carriage return, which no table can hold; rename it.")
     try:
         str(path).encode()
     except UnicodeEncodeError as error:

@@ -12,6 +12,7 @@ from meds.core.context import stage_context
 from meds.core.errors import ArtifactError, UserError
 from meds.core.events import Events
 from meds.core.extract import extract_features
+from meds.core.in_use import in_use
 from meds.core.pipeline import Pipeline
 from meds.core.plan import PlannedStage, span
 from meds.core.run_directory import LOCK, RunDirectory
@@ -35,13 +36,16 @@ class Runner:
     """Runs one request; every finished stage is kept, whatever happens to the next.
 
     Raises:
-        UserError: the plan has no such stages (on making one).
+        UserError: the plan has no such stages, or one before the first has no stored result (on making one).
     """
 
     def __init__(self, pipeline: Pipeline, request: RunRequest, reporter: Reporter) -> None:
         self.pipeline, self.request, self.reporter = pipeline, request, reporter
         self.directory = RunDirectory(request.directory)
         self.wanted = span(pipeline.stages, request.first, request.last)
+        for planned in pipeline.stages[: self.wanted.start]:
+            if not pipeline.store.has(planned.fingerprint):
+                raise self._lacks(planned)
         self.artifacts: list[Artifact | None] = []
 
     def run(self) -> dict[str, Any] | None:
@@ -61,7 +65,8 @@ class Runner:
         self.events.started(pipeline.spec.name, pipeline.spec.dump())
         self._say_data()
         try:
-            metrics = self._run_stages(wanted)
+            with in_use(pipeline.features.folder):
+                metrics = self._run_stages(wanted)
         except BaseException as error:
             self._failed(error)
             raise
@@ -76,10 +81,7 @@ class Runner:
             artifact = self._finished(planned, position)
             if position < wanted.start:
                 if artifact is None:
-                    raise UserError(
-                        f"The stage `{planned.name}` comes before `{self.request.first}` and has no stored result "
-                        f"({planned.fingerprint[:12]}); run the spec without --from."
-                    )
+                    raise self._lacks(planned)
             elif artifact is None or self.request.force:
                 artifact = self._compute(planned, position)
             self.artifacts[position] = artifact
@@ -89,6 +91,12 @@ class Runner:
             if artifact.kind == "evaluation":
                 metrics = self.directory.write_evaluation(self.pipeline.data, artifact)
         return metrics
+
+    def _lacks(self, planned: PlannedStage) -> UserError:
+        return UserError(
+            f"The stage `{planned.name}` comes before `{self.request.first}` and has no stored result "
+            f"({planned.fingerprint[:12]}); run the whole spec with `meds run`."
+        )
 
     def _finished(self, planned: PlannedStage, position: int) -> Artifact | None:
         """The stored artifact of a stage, None if it is missing or damaged (which is said)."""
@@ -107,7 +115,8 @@ class Runner:
 
     def _compute(self, planned: PlannedStage, position: int) -> Artifact:
         store = self.pipeline.store
-        with store.lock(planned.fingerprint):
+        waiting = f"Another run computes the stage `{planned.name}`; waiting until it has finished."
+        with store.lock(planned.fingerprint, waiting, self.reporter.say):
             if store.has(planned.fingerprint) and not self.request.force:
                 made_elsewhere = self._finished(planned, position)
                 if made_elsewhere is not None:
@@ -170,7 +179,8 @@ class Runner:
             return
         pipeline = self.pipeline
         meter = CostMeter(pipeline.runtime.device)
-        with pipeline.store.lock(f"features-{pipeline.features.folder.name}"):
+        waiting = "Another run computes features of this encoder; waiting until it has finished."
+        with pipeline.store.lock(f"features-{pipeline.features.folder.name}", waiting, self.reporter.say):
             encoded = extract_features(
                 pipeline.dataset,
                 pipeline.data.samples(),

@@ -40,9 +40,10 @@ class Runtime:
         self.threads = threads or cpu_count()
         torch.set_num_threads(self.threads)
         self.device = resolve_device(device)
-        self.precision: Precision = resolve_precision(precision, self.device)
         if self.device.type == "cuda":
+            # First, because the precision is that of the current device.
             _prepare_cuda(self.device)
+        self.precision: Precision = resolve_precision(precision, self.device)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision for a forward pass (bf16 where chosen, else nothing)."""
@@ -61,7 +62,9 @@ class Runtime:
         if self.device.type != "cuda":
             return 0
         free, _ = torch.cuda.mem_get_info(self.device)
-        return free // 3
+        # What torch keeps for itself and does not use at the moment is free as well.
+        kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return (free + kept) // 3
 
     def training_memory(self) -> AbstractContextManager[None]:
         """Within it a training step on a processor uses again what the one before has freed."""

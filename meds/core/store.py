@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,13 +145,9 @@ class Store:
         """Remove an artifact."""
         shutil.rmtree(self.path(fingerprint), ignore_errors=True)
 
-    @contextmanager
-    def lock(self, fingerprint: str) -> Iterator[None]:
-        """Hold the right to write an artifact; waits for another process that has it."""
-        folder = self.root / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{fingerprint}.lock"):
-            yield
+    def lock(self, name: str, on_wait: str, say: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Hold the right to write an artifact; if another process has it, say so and wait."""
+        return locked(self.root / "locks" / f"{name}.lock", on_wait, say)
 
     def fingerprints(self) -> list[str]:
         """Fingerprints of all finished artifacts, sorted."""
@@ -188,7 +184,7 @@ def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | No
 
 
 @contextmanager
-def locked(path: Path, on_wait: str, say: Any) -> Iterator[None]:
+def locked(path: Path, on_wait: str, say: Callable[[str], None]) -> Iterator[None]:
     """Hold a lock file; if another process has it, say so once and wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)

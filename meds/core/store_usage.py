@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meds.core.errors import ArtifactError
+from meds.core.errors import ArtifactError, UserError
 from meds.core.feature_cache import folder_bytes
 from meds.core.store import Store, read_manifest
 
@@ -39,6 +39,8 @@ def usage(home: Path) -> list[StoredThing]:
             kind = str(read_manifest(path)["kind"])
         except ArtifactError:
             kind = "damaged"
+        except UserError:
+            kind = "of another version"
         things.append(StoredThing(kind, fingerprint, path, folder_bytes(path), tuple(used.get(fingerprint, ()))))
     for folder in sorted((home / "store" / "work").glob("*")):
         runs = tuple(used.get(folder.name, ()))
@@ -66,7 +68,9 @@ def _used_by(home: Path) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
             state = json.loads((run / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        features.setdefault(state["feature_cache"], []).append(str(run))
-        for stage in state["stages"]:
+        if not isinstance(state, dict):
+            continue
+        features.setdefault(state.get("feature_cache", ""), []).append(str(run))
+        for stage in state.get("stages", []):
             used.setdefault(stage["fingerprint"], []).append(str(run))
     return used, features

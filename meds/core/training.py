@@ -235,8 +235,9 @@ def _state(
     order: Sequence[int],
 ) -> dict[str, Tensor]:
     state = {"position": position, "order": torch.tensor(order), "random.cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["random.cuda"] = torch.cuda.get_rng_state()
+    device = next(student.parameters()).device
+    if device.type == "cuda":
+        state["random.cuda"] = torch.cuda.get_rng_state(device)
     state |= {f"student.{name}": value for name, value in student.state_dict().items()}
     state |= {f"plan.{name}": value for name, value in plan.state().items()}
     for index, values in optimiser.state_dict()["state"].items():
@@ -262,8 +263,9 @@ def _restore(student: Student, optimiser: torch.optim.Optimizer, plan: EpochPlan
         else:
             entry[key] = value
     torch.set_rng_state(saved["random.cpu"])
-    if "random.cuda" in saved and torch.cuda.is_available():
-        torch.cuda.set_rng_state(saved["random.cuda"])
+    device = next(student.parameters()).device
+    if "random.cuda" in saved and device.type == "cuda":
+        torch.cuda.set_rng_state(saved["random.cuda"], device)
 
 
 def _below(saved: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from meds.core import scoring
 from meds.core.data import Sample
 from meds.core.errors import PluginError
+from meds.core.feature_cache import as_cached
 from meds.core.model import EvaluationDefaults, Scores
 from meds.core.selection import robust_maximum
 from meds.core.stage import ProgressBar, Scorer, StageContext
@@ -20,7 +21,7 @@ class ImageScores:
 
     `images` float32 [n] are image scores, `robust` float32 [n] robust maxima of the patch scores, `peaks` and
     `middles` float32 [n] the largest and the median value of the smoothed maps, `patches` float16 [n, H, W] the patch
-    maps.
+    maps (float32 where a value does not fit into half precision).
     What is kept of an image is small: whole anomaly maps only of those images that are asked for.
     """
 
@@ -70,7 +71,10 @@ class ImageScores:
         patches = scoring.mean_over_groups(scores.maps)
         if not len(self.patches):
             self.patches = torch.zeros(len(self.samples), *patches.shape[1:], dtype=torch.float16)
-        self.patches[rows] = patches.half().cpu()
+        kept = as_cached(patches.cpu())
+        if kept.dtype != self.patches.dtype:
+            self.patches = self.patches.float()
+        self.patches[rows] = kept.to(self.patches.dtype)
         self.robust[rows] = robust_maximum(patches).cpu()
         self.images[rows] = scoring.model_scores(scores, smoothed, self.how).cpu()
         self._check(rows)

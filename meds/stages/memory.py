@@ -14,7 +14,7 @@ from meds.core.data import Sample
 from meds.core.errors import PluginError
 from meds.core.model import Model, Scores
 from meds.core.seeds import derive_seed
-from meds.core.stage import Scorer, Stage, StageContext
+from meds.core.stage import ProgressBar, Scorer, Stage, StageContext
 from meds.core.store import Artifact
 from meds.core.student import Student
 from meds.core.timing import probes, seconds_of
@@ -67,20 +67,24 @@ class Memory(Stage):
         pool: list[int] = []
         with context.reporter.bar("memory", len(maps)) as bar:
             for index in range(len(context.data.class_names)):
-                own = [i for i, sample in enumerate(context.data.train) if sample.class_index == index]
-                search = self._search(context, index, own)
-                pool += [own[i] for i in search.candidates]
-                if len(search.candidates) < len(own):
-                    context.reporter.say(
-                        f"The memories of the class '{context.data.class_names[index]}' are drawn from "
-                        f"{len(search.candidates)} of its {len(own)} images (max_images)."
-                    )
-                for position, found in search.score_all(context.runtime.side_by_side):
-                    maps[own[position]] = found
-                    bar.advance()
+                pool += self._score_class(context, index, maps, bar)
         whole = torch.stack([m for m in maps if m is not None])
         context.output.write_tensors("scores", {"maps": whole, "candidates": torch.tensor(pool)})
         context.output.info.update(distance=self.options.distance)
+
+    def _score_class(self, context: StageContext, index: int, maps: list[Tensor | None], bar: ProgressBar) -> list[int]:
+        """Fill in the maps of a class's training images; returns the candidates. Its memory is gone on return."""
+        own = _positions(context, index)
+        search = self._search(context, index, own)
+        if len(search.candidates) < len(own):
+            context.reporter.say(
+                f"The memories of the class '{context.data.class_names[index]}' are drawn from "
+                f"{len(search.candidates)} of its {len(own)} images (max_images)."
+            )
+        for position, found in search.score_all(context.runtime.side_by_side):
+            maps[own[position]] = found
+            bar.advance()
+        return [own[i] for i in search.candidates]
 
     def _search(self, context: StageContext, index: int, own: Sequence[int]) -> ClassMemory:
         samples = [context.data.train[i] for i in own]
@@ -143,6 +147,11 @@ class Memory(Stage):
         return MemoryScorer(self, context, artifact)
 
 
+def _positions(context: StageContext, index: int) -> list[int]:
+    """Where a class's images stand among the training images."""
+    return [i for i, sample in enumerate(context.data.train) if sample.class_index == index]
+
+
 def _class_counts(context: StageContext) -> list[int]:
     """Training images of each class."""
     return [sum(s.class_index == c for s in context.data.train) for c in range(len(context.data.class_names))]
@@ -186,7 +195,10 @@ class MemoryScorer(Scorer):
     def scores(self, features: Sequence[Tensor], classes: Tensor) -> Scores:
         """One group: the memory scores [B, H, W]."""
         vectors, _ = self._stage.vectors_of(features, self._student, self._context.backbone)
-        memories = [self._memory(int(index)) for index in classes.tolist()]
+        wanted = [int(index) for index in classes.tolist()]
+        # An evaluation goes class by class: no memory but those of this batch is held.
+        self._memories = {index: memory for index, memory in self._memories.items() if index in wanted}
+        memories = [self._memory(index) for index in wanted]
 
         def score(place: int) -> Tensor:
             return memories[place].score(vectors[place], None)
@@ -195,6 +207,6 @@ class MemoryScorer(Scorer):
 
     def _memory(self, index: int) -> ClassMemory:
         if index not in self._memories:
-            own = [i for i, s in enumerate(self._context.data.train) if s.class_index == index]
+            own = _positions(self._context, index)
             self._memories[index] = self._stage._search(self._context, index, own)
         return self._memories[index]
