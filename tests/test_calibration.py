@@ -107,6 +107,7 @@ def test_held_out_images_are_a_share_of_each_class(first: int, second: int, shar
 def test_equal_images_go_together() -> None:
     data = samples(*["a"] * 40)
     twice = [*data, *data]
+    assert len(held_out(samples(*["a"] * 24), 0.99, 0)) == 22, "a training needs two"
     out = held_out(twice, 0.25, 0)
     assert len(out) == 20
     assert {i + 40 for i in out if i < 40} == {i for i in out if i >= 40}

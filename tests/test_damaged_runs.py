@@ -75,6 +75,16 @@ def test_a_folder_is_no_page(finished: Any, meds: Callable[..., Finished], tmp_p
     assert (done.code, f"--output {tmp_path} is a folder; give the name of a file" in done.said) == (2, True), done.said
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", '{"stages": []}'])
+def test_the_store_is_listed_whatever_a_run_says_of_itself(
+    finished: Any, meds: Callable[..., Finished], content: str
+) -> None:
+    finished.file("run.json").write_text(content)
+    done = meds("store")
+    assert done.code == 0, done.said
+    assert "memory-scores" in done.said
+
+
 class Killed(BaseException):
     """A process that is killed at a certain step."""
 

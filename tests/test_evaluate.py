@@ -15,7 +15,8 @@ from stage_cases import make_context
 from meds.core.backbone import Preprocessing
 from meds.core.data import Sample
 from meds.core.dataset import Record
-from meds.core.model import EvaluationDefaults
+from meds.core.errors import PluginError
+from meds.core.model import EvaluationDefaults, Scores
 from meds.core.partitions import StudentScorer
 from meds.core.stage import SilentReporter
 from meds.plugins.students.hvq import HVQOptions
@@ -33,6 +34,8 @@ GIVEN: dict[str, Any] = {
     "mask_rule": "half",
     "mask_resize": "bilinear",
 }
+# What an option needs beside it to have an effect.
+NEEDS = {"sigma": {"smoothing": "gaussian"}, "top_fraction": {"image_score": "top"}}
 
 
 def evaluation(folder: Path, **options: Any) -> EvaluationDefaults:
@@ -43,10 +46,45 @@ def evaluation(folder: Path, **options: Any) -> EvaluationDefaults:
 
 @pytest.mark.parametrize("name", GIVEN)
 def test_an_option_changes_what_it_names_and_nothing_else(tmp_path: Path, name: str) -> None:
-    published, changed = evaluation(tmp_path), evaluation(tmp_path, **{name: GIVEN[name]})
+    needs = NEEDS.get(name, {})
+    published, changed = evaluation(tmp_path, **needs), evaluation(tmp_path, **needs, **{name: GIVEN[name]})
     different = {f.name for f in fields(changed) if getattr(changed, f.name) != getattr(published, f.name)}
     assert different == {name}
     assert getattr(changed, name) == GIVEN[name]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"top_fraction": 0.5}, "`top_fraction` of the stage `stage` has no effect without `image_score: top`"),
+        ({"pool_window": 4, "image_score": "max"}, "`pool_window` .* has no effect without `image_score: pooled-max`"),
+        ({"sigma": 2.0}, "`sigma` of the stage `stage` has no effect without a `smoothing`"),
+    ],
+)
+def test_an_option_without_effect_is_refused(tmp_path: Path, options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(PluginError, match=sentence):
+        evaluation(tmp_path, **options)
+
+
+class Scaled(StudentScorer):
+    """Scores of any size."""
+
+    factors: Any = iter([1.0, 1e6])
+
+    def scores(self, features: Any, classes: torch.Tensor) -> Scores:
+        factor = next(self.factors)
+        return Scores([maps * factor + 1 for maps in super().scores(features, classes).maps])
+
+
+def test_large_patch_maps_are_kept_as_they_are(tmp_path: Path) -> None:
+    context = make_context([torch.randn(2, 6, 4, 4)], ["a"] * 2, tmp_path)
+    scorer = Scaled(context, [context.new_student("all").eval()], "cosine", own_maps=True)
+    found = ImageScores(context, scorer, context.data.train, EvaluationDefaults(map_size=8, smoothing="none"), 1)
+    with SilentReporter().bar("", 2) as bar, torch.inference_mode():
+        found.score(range(2), bar)
+    assert found.patches.dtype == torch.float32
+    assert 1 <= found.patches[0].min() < found.patches[0].max() < 4
+    assert found.patches[1].max() > 65504
 
 
 def test_scores_lie_in_the_order_of_the_images_whatever_order_they_are_scored_in(tmp_path: Path) -> None:

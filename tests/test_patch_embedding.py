@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from meds.api import Layer, PatchMemoryOptions, PluginError, Preprocessing
+from meds.api import Backbone, Layer, PatchMemoryOptions, PluginError, Preprocessing
 from meds.patch_memory.embedding import PatchEmbedding, embedded_layers, pooling_weights
 
 
@@ -68,8 +68,7 @@ class Maps:
         self.family, self.layers = family, tuple(layers)
         self.preprocessing = Preprocessing(64, 64)
 
-    def layer(self, name: str) -> Layer:
-        return {layer.name: layer for layer in self.layers}[name]
+    layer = Backbone.layer
 
 
 def vit(blocks: int) -> Any:
@@ -95,7 +94,7 @@ def test_blocks_of_a_shallow_vit(blocks: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
-    [("block99", "asks for the layer 'block99'.*has block0, "), ("prefix1", "'prefix1'.*holds other tokens")],
+    [("block99", "unknown layer of the backbone 'maps' 'block99'; "), ("prefix1", "'prefix1'.*holds other tokens")],
 )
 def test_layers_that_cannot_be_embedded(name: str, sentence: str) -> None:
     with pytest.raises(PluginError, match=sentence):

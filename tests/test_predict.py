@@ -139,6 +139,7 @@ def test_its_own_pictures_are_no_images(finished: Any, pictures: Path, meds: Cal
         (["{root}/pictures", "--threshold", "nan"], "A threshold is a score, and nan is none; give a finite number."),
         (["{root}/pictures", "--class", "weav"], "--class weav: the run knows discs, weave"),
         (["{root}/loose.png"], "the run knows 2 classes (discs, weave) and no folder of this path"),
+        (["a\rb.png"], r"a\rb.png: the name holds a carriage return, which no table can hold; rename it."),
         ([os.fsdecode(b"Pr\xfcfung.png")], r"Pr\xfcfung.png: the name is not text in UTF-8"),
     ],
 )

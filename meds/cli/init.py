@@ -11,13 +11,13 @@ from typing import Any
 import yaml
 
 from meds.cli.console import console
-from meds.cli.found_layout import FAINT, UNREADABLE, Layout
-from meds.cli.layouts import recognise
 from meds.cli.output import a_file
 from meds.core import files
 from meds.core.data import MINIMUM_TRAINING_IMAGES
 from meds.core.errors import DataError, UserError
 from meds.core.image_files import one_line, printable
+from meds.layouts.layout import FAINT, UNREADABLE, Layout
+from meds.layouts.recognise import recognise
 
 SPEC = """\
 # Written by `meds init` for {folder}

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 COLUMNS = ("path", "class", "score", "threshold", "decision", "heatmap", "mask")
 PICTURES = ("heatmap", "mask")
-BATCH = 8
 # Bytes: file systems allow 255, with a number and the suffix.
 _LONGEST_NAME = 240
 
@@ -50,6 +49,7 @@ def predict_images(request: PredictRequest) -> None:
     if not paths:
         raise UserError(f"No images were found in {', '.join(request.images)}.")
     from meds.core.files import full_disk_is_a_user_error
+    from meds.core.predict import BATCH
     from meds.core.stage import SilentReporter
 
     predictor = _predictor(request.run)

@@ -26,14 +26,7 @@ def embedded_layers(detector: str, options: PatchMemoryOptions, backbone: Backbo
     if options.layers is None:
         return tuple(_default_layers(detector, backbone))
     for name in options.layers:
-        try:
-            backbone.layer(name)
-        except KeyError:
-            known = ", ".join(layer.name for layer in backbone.layers)
-            raise PluginError(
-                f"The detector '{detector}' asks for the layer '{name}', which the backbone '{backbone.name}' does "
-                f"not have (it has {known}): change 'layers'."
-            ) from None
+        backbone.layer(name)
         if name.startswith("prefix"):
             raise PluginError(
                 f"The detector '{detector}' compares patches, but the layer '{name}' of the backbone "

@@ -52,11 +52,6 @@ class Ranking:
     classes: list[ClassRanking]
     selects: bool
 
-    @property
-    def truth_is_known(self) -> bool:
-        """Whether some training images are known to be defects."""
-        return self.known > 0
-
 
 def read_ranking(run: FinishedRun) -> Ranking:
     """The ranking of a finished run, from its files alone."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from meds.core import metrics
 from meds.core.calibration import calibrate
 from meds.core.data import Sample, class_indices
+from meds.core.errors import PluginError
 from meds.core.images import resize_and_crop_mask
 from meds.core.model import EvaluationDefaults
 from meds.core.partitions import StudentScorer
@@ -125,7 +126,15 @@ class Evaluate(Stage):
         names = {field.name for field in fields(EvaluationDefaults)}
         given = {key: value for key, value in self.options if key in names and value is not None}
         model = context.within(context.partitions[0]).new_model("evaluation")
-        return replace(model.evaluation_defaults(), **given)
+        how = replace(model.evaluation_defaults(), **given)
+        for option, rule, used in (
+            ("top_fraction", "`image_score: top`", how.image_score == "top"),
+            ("pool_window", "`image_score: pooled-max`", how.image_score == "pooled-max"),
+            ("sigma", "a `smoothing`", how.smoothing != "none"),
+        ):
+            if option in given and not used:
+                raise PluginError(f"`{option}` of the stage `{context.name}` has no effect without {rule}.")
+        return how
 
     def _figures(self, context: StageContext, test: ImageScores, bar: ProgressBar) -> dict[str, Any]:
         """Score the test images and measure, class by class: only one class's anomaly maps are held at a time."""

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from meds.cli.found_layout import Layout, sizes, without_masks
-from meds.cli.labelled_layouts import labelled, labelled_classes, labels_of
-from meds.cli.mask_files import Tree, tree_of
-from meds.cli.masked_layouts import masked
 from meds.core.errors import DataError
 from meds.core.image_files import count_unread, folder_called, folders_in, printable
+from meds.layouts.labelled import labelled, labelled_classes, labels_of
+from meds.layouts.layout import Layout, sizes, without_masks
+from meds.layouts.mask_files import Tree, tree_of
+from meds.layouts.masked import masked
 from meds.plugins.datasets.mvtec import Parts, parts_of
 from meds.plugins.datasets.visa import SPLIT_TABLE
 

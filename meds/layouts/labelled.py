@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meds.cli.found_layout import Layout, sizes
-from meds.cli.mask_files import Tree
 from meds.core.folder_names import ABNORMAL_NAMES, MASK_NAMES, NORMAL_NAMES
 from meds.core.image_files import folders_in, list_images
+from meds.layouts.layout import Layout, sizes
+from meds.layouts.mask_files import Tree
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from meds.cli.found_layout import Layout, sizes
-from meds.cli.mask_files import ENDING, Tree
 from meds.core.dataset import Record
 from meds.core.errors import DataError
 from meds.core.image_files import folder_called, folders_in
+from meds.layouts.layout import Layout, sizes
+from meds.layouts.mask_files import ENDING, Tree
 from meds.plugins.datasets.masked import MaskedDataset, MaskedOptions
 
 

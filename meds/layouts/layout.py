@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from meds.cli.mask_files import Tree
 from meds.core.errors import DataError
 from meds.core.images import largest_of_16_bits, size_of
+from meds.layouts.mask_files import Tree
 
 PROBED_IMAGES = 200
 # Entries of `sizes` that are none.
