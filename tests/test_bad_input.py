@@ -230,3 +230,19 @@ def test_a_mistake_in_a_process_of_its_own(project: Any, tiny_spec: dict[str, An
     line = len(project.spec.read_text().splitlines())
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"meds: {project.spec}:{line}: unknown key 'sede'; did you mean 'seed'?\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("top_fraction=0.07", "`top_fraction` of the stage `evaluate` has no effect without `image_score: top`"),
+        ("image_score=own", "`image_score: own` is for detectors that score whole images"),
+    ],
+)
+def test_options_of_evaluate_without_effect_are_refused_before_anything_is_trained(
+    project: Any, tiny_spec: dict[str, Any], meds: Callable[..., Any], option: str, sentence: str
+) -> None:
+    setting = ("--set", f"stages.evaluate.{option}")
+    refused(project.run(*setting, spec=tiny_spec), sentence)
+    assert project.computed() == []
+    refused(meds("plan", project.write(tiny_spec), *setting), sentence)

@@ -88,6 +88,19 @@ def test_a_spec_with_other_stages_runs_as_it_is_written(tiny_spec: dict[str, Any
         cases([source(other, "other.yaml")], methods=["plain"])
 
 
+def test_what_is_named_twice_runs_once(tiny_spec: dict[str, Any]) -> None:
+    found = cases([source(tiny_spec)], [0.25, 0.250], [0, 0, 1], ["memory", "memory"])
+    assert [case.name for case in found] == ["tiny-memory-noise-0.25-seed-0", "tiny-memory-noise-0.25-seed-1"]
+    near = cases([source(tiny_spec)], [0.25, 0.2500001], None, ["memory"])
+    assert len({case.name for case in near}) == 2
+
+
+def test_two_runs_in_one_folder_are_refused(tiny_spec: dict[str, Any]) -> None:
+    other = {**tiny_spec, "name": "tiny-plain", "stages": [{"type": "fit", "iterations": 2}, {"type": "evaluate"}]}
+    with pytest.raises(UserError, match="two runs of this comparison would be called 'tiny-plain'"):
+        cases([source(tiny_spec), source(other)])
+
+
 def test_mistakes_are_sentences(tiny_spec: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"unknown method 'ful'; did you mean 'full'\?"):
         cases([source(tiny_spec)], methods=["ful"])

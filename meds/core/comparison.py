@@ -34,7 +34,7 @@ class Case:
         """The name of the run, which holds everything that tells it from the others."""
         parts = [str(self.source.data["name"])]
         parts += [] if self.method == AS_WRITTEN else [self.method]
-        parts += [] if self.ratio is None else [f"noise-{self.ratio:g}"]
+        parts += [] if self.ratio is None else [f"noise-{self.ratio:.12g}"]
         parts += [] if self.seed is None else [f"seed-{self.seed}"]
         return "-".join(parts)
 
@@ -71,22 +71,23 @@ def cases(
     seeds: Sequence[int] | None = None,
     methods: Sequence[str] | None = None,
 ) -> list[Case]:
-    """Every combination; specs with other stages than those of the full method run as they are written.
+    """Every combination, each once; specs with other stages than those of the full method run as they are written.
 
     Raises:
-        UserError: a method is unknown, two specs have one name, or methods are named for a spec that has no parts.
+        UserError: a method is unknown, two specs or two runs have one name, or methods are named for a spec that has
+            no parts.
     """
     for method in methods or ():
         if method not in METHODS:
             raise UserError(unknown_name("method", method, METHODS))
-    some_seeds: Sequence[int | None] = seeds or [None]
-    some_ratios: Sequence[float | None] = ratios or [None]
+    some_seeds: Sequence[int | None] = list(dict.fromkeys(seeds or [])) or [None]
+    some_ratios: Sequence[float | None] = list(dict.fromkeys(ratios or [])) or [None]
     names = [source.data.get("name") for source in sources]
     for name in sorted({str(name) for name in names if names.count(name) > 1}):
         raise UserError(f"Two specs are called '{name}'; give one another `name`, because a folder bears it.")
     found = []
     for source in sources:
-        chosen = list(methods or METHODS)
+        chosen = list(dict.fromkeys(methods or METHODS))
         if not has_parts(source):
             if methods:
                 raise UserError(
@@ -97,7 +98,19 @@ def cases(
         found += [
             Case(source, method, ratio, seed) for seed in some_seeds for ratio in some_ratios for method in chosen
         ]
+    _refuse_alike(found)
     return found
+
+
+def _refuse_alike(found: Sequence[Case]) -> None:
+    """UserError if two runs would write into one folder, as those of a spec `bolt` and a spec `bolt-plain` may."""
+    names = [case.name for case in found]
+    for case in found:
+        if names.count(case.name) > 1:
+            raise UserError(
+                f"{case.source.name}: two runs of this comparison would be called '{case.name}'; give one of the specs "
+                "another `name`."
+            )
 
 
 def has_parts(source: SpecSource) -> bool:
@@ -129,7 +142,11 @@ def spec_of(case: Case, registry: Registry) -> Spec:
 
 
 def _stages(whole: Sequence[dict[str, Any]], method: str) -> list[dict[str, Any]]:
-    """The stage list of a method, from that of the full method; the plain student trains as long as that one."""
+    """The stage list of a method, from that of the full method.
+
+    The plain student trains as long as that one where its length is written down; else each as its paper says, which
+    for INP-Former and HVQ is longer without a selection.
+    """
     memory, distill, finetune, evaluate = whole
     fit = {"type": "fit", **{key: finetune[key] for key in _SHARED_WITH_FIT if key in finetune}}
     if "distance" in memory:

@@ -73,6 +73,7 @@ def estimate(pipeline: Pipeline) -> PlanEstimate:
 
 
 def _stage(pipeline: Pipeline, planned: PlannedStage, features: _ProbeFeatures) -> StageEstimate:
+    planned.stage.check(_context(pipeline, planned, features))
     done = pipeline.store.has(planned.fingerprint)
     seconds = 0.0 if done else planned.stage.estimate_seconds(_context(pipeline, planned, features))
     return StageEstimate(planned.name, planned.block.type, planned.fingerprint, done, seconds)

@@ -178,6 +178,8 @@ class Runner:
         if "features" in self.state.data:
             return
         pipeline = self.pipeline
+        for planned in pipeline.stages[self.wanted.start : self.wanted.stop]:
+            planned.stage.check(stage_context(pipeline, planned.name))
         meter = CostMeter(pipeline.runtime.device)
         waiting = "Another run computes features of this encoder; waiting until it has finished."
         with pipeline.store.lock(f"features-{pipeline.features.folder.name}", waiting, self.reporter.say):

@@ -229,6 +229,12 @@ class Stage(ABC):
     def check_model(self, name: str, model: type[Model], backbone: Backbone) -> None:  # noqa: B027
         """Refuse a student that it cannot work with: PluginError. `name` is the student's name in the spec."""
 
+    def check(self, context: StageContext) -> None:  # noqa: B027
+        """Refuse, with a PluginError, options that this run leaves without effect.
+
+        Asked of every stage before the first one is computed, and by `meds plan`; inputs and output are not there.
+        """
+
     def sees_test_images(self) -> bool:
         """Whether its result depends on the test images, labels and masks."""
         return False

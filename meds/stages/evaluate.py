@@ -121,6 +121,10 @@ class Evaluate(Stage):
             total += pixels * len(context.data.test)
         return total
 
+    def check(self, context: StageContext) -> None:
+        """What the student's own evaluation leaves without effect is found before it is trained."""
+        self.evaluation(context)
+
     def evaluation(self, context: StageContext) -> EvaluationDefaults:
         """The student's evaluation with this stage's options laid over it."""
         names = {field.name for field in fields(EvaluationDefaults)}
@@ -134,6 +138,8 @@ class Evaluate(Stage):
         ):
             if option in given and not used:
                 raise PluginError(f"`{option}` of the stage `{context.name}` has no effect without {rule}.")
+        if how.image_score == "own" and isinstance(model, Student):
+            raise PluginError("`image_score: own` is for detectors that score whole images, and a student does not.")
         return how
 
     def _figures(self, context: StageContext, test: ImageScores, bar: ProgressBar) -> dict[str, Any]:
