@@ -82,6 +82,15 @@ def smooth(maps: Tensor, evaluation: EvaluationDefaults) -> Tensor:
     return _convolve(maps, _gaussian_kernel(evaluation.sigma, radius).to(maps), "symmetric")
 
 
+def picture_maps(patches: Tensor, evaluation: EvaluationDefaults) -> Tensor:
+    """Stored patch maps [n, H, W] -> smoothed maps [n, S, S] float32, to be drawn.
+
+    Stored is the mean over groups on the finest grid. So where the groups have several grids, these are not quite the
+    maps that were measured, whose groups are each resized on their own.
+    """
+    return smooth(pixel_map([patches], evaluation), evaluation)
+
+
 def image_scores(maps: Tensor, evaluation: EvaluationDefaults) -> Tensor:
     """Image scores [B] of smoothed maps [B, S, S] for the rules that look at pixels: "max", "top", "pooled-max".
 

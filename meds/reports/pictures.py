@@ -73,9 +73,7 @@ class Pictures:
 
     def _map(self, split: Split, position: int) -> npt.NDArray[np.float32]:
         how = self._run.evaluation_settings
-        patches = self._maps[split][position : position + 1].float()
-        smoothed = scoring.smooth(scoring.pixel_map([patches], how), how)
-        return np.asarray(smoothed[0].numpy(), dtype=np.float32)
+        return np.asarray(scoring.picture_maps(self._maps[split][position : position + 1], how)[0].numpy())
 
     @cached_property
     def _preprocessing(self) -> Preprocessing:

@@ -93,8 +93,7 @@ class Pictures:
         width, height = _fitted(*self.size(item), HEATMAP)
         how = self._run.evaluation_settings
         with torch.inference_mode():
-            raw = self._maps[item.position : item.position + 1].float()
-            smoothed = scoring.smooth(scoring.pixel_map([raw], how), how)[0].numpy()
+            smoothed = scoring.picture_maps(self._maps[item.position : item.position + 1], how)[0].numpy()
         values = heatmaps.on_image(smoothed, height, width, self._preprocessing)
         low, high = self._run.metrics["calibration"][item.class_name]["heatmap"]
         colours = heatmaps.heatmap(values, (low, high))
