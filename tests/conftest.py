@@ -164,4 +164,8 @@ def _finished_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def finished(_finished_once: Path, tmp_path: Path) -> Project:
     """A project whose tiny run is finished, with its home, copied for this test alone."""
     shutil.copytree(_finished_once, tmp_path, dirs_exist_ok=True)
-    return Project(tmp_path)
+    project = Project(tmp_path)
+    # What the run says of its home must be the copy's, or a test could change that of all others.
+    for path in (project.file("run.json"), *project.file("").glob("*/artifact.json")):
+        path.write_text(path.read_text(encoding="utf-8").replace(str(_finished_once), str(tmp_path)), encoding="utf-8")
+    return project
