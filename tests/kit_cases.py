@@ -9,6 +9,7 @@ import pytest
 
 from meds.core.registry import Options, Plugin, Registration, Registry
 from meds.testing.base import CheckError, Kit
+from meds.testing.plain_models import PlainStudent
 from meds.testing.registries import with_encoders
 
 
@@ -20,6 +21,11 @@ class Direct(Registration):
 
     def load(self, contract: type | None = None) -> Any:
         return self.found
+
+
+class LossOfEveryImage(PlainStudent):
+    def loss(self, targets, outputs, progress):
+        return (targets[0] - outputs[0]).square().mean(dim=(1, 2, 3))
 
 
 def registry_with(kind: str, found: Any, options: Any = Options, summary: str = "A plugin for a test.") -> Registry:

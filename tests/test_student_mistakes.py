@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from kit_cases import registry_with
+from kit_cases import LossOfEveryImage, registry_with
 from pydantic import Field
 
 from meds.core.errors import PluginError
@@ -33,11 +33,6 @@ class OneRow(PlainStudent):
 class NoOutput(PlainStudent):
     def forward(self, features, classes):
         super().forward(features, classes)
-
-
-class LossOfEveryImage(PlainStudent):
-    def loss(self, targets, outputs, progress):
-        return (targets[0] - outputs[0]).square().mean(dim=(1, 2, 3))
 
 
 class LossAsNumber(PlainStudent):

@@ -57,8 +57,9 @@ def predict_images(request: PredictRequest) -> None:
         predictor.thresholds.set_image(request.threshold)
     if request.false_alarm_rate is not None:
         predictor.thresholds.set_false_alarm_rate(request.false_alarm_rate)
-    count, failures = len(paths), [f"{path}: there is no such file." for path in paths if not path.exists()]
-    paths = [path for path in paths if path.exists()]
+    count, missing = len(paths), dict.fromkeys(path for path in paths if not path.exists())
+    failures = [f"{path}: there is no such file." for path in missing]
+    paths = [path for path in paths if path not in missing]
     if not paths:
         raise UserError("\n".join(failures))
     classes = [_class_of(path, request.class_name, predictor.class_names) for path in paths]
@@ -200,11 +201,11 @@ def _files(given: Sequence[str], own: Sequence[Path]) -> Iterator[Path]:
 
     seen: set[Path] = set()
     for text in given:
+        path = Path(text)
         try:
-            path, pattern = Path(text), any(sign in text for sign in "*?[") and not Path(text).exists()
             if path.is_dir():
                 found = [file for file in list_images(path, recursive=True) if not is_drawn(file)]
-            elif pattern:
+            elif any(sign in text for sign in "*?[") and not path.exists():
                 anchor = Path(path.anchor) if path.anchor else Path()
                 matched = anchor.glob(str(path.relative_to(path.anchor)))
                 found = sorted(file for file in matched if file.is_file() and not is_drawn(file))

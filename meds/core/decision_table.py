@@ -51,8 +51,7 @@ def mended_decisions(path: Path) -> list[Decision]:
     if not path.exists():
         return []
     with _lock(path):
-        _mend(path)
-        return read_decisions(path) if path.stat().st_size else []
+        return _mend(path)
 
 
 def read_decisions(path: Path) -> list[Decision]:
@@ -73,24 +72,28 @@ def _lock(path: Path) -> FileLock:
     return FileLock(path.with_name(f".{path.name}.lock"))
 
 
-def _mend(path: Path) -> None:
-    """Cut off half a row at the end of the table, or give a whole one its line's end; needs the lock."""
+def _mend(path: Path) -> list[Decision]:
+    """Cut off half a row at the end of the table, or give a whole one its line's end; needs the lock.
+
+    Returns the rows that are there then.
+    """
     content = path.read_bytes()
     text = _text(_without_half_a_sign(content), path)
     if ",".join(COLUMNS).startswith(text):
         os.truncate(path, 0)
-        return
+        return []
     _rows(text.partition("\n")[0], path)
     whole, last = _without_last_row(text, path)
     torn = bool(whole and last) and _is_torn(last, _names(whole))
     kept = whole if torn else text
-    _rows(kept, path)
+    rows = _rows(kept, path)
     size = len(kept.encode()) + len(codecs.BOM_UTF8) * content.startswith(codecs.BOM_UTF8)
     if size < len(content):
         os.truncate(path, size)
     if last and not torn:
         with path.open("ab") as file:
             file.write(b"\n")
+    return rows
 
 
 def _without_half_a_sign(content: bytes) -> bytes:

@@ -31,9 +31,16 @@ def used_by_others(folder: Path) -> bool:
     for mark in folder.glob(f"{_PREFIX}*"):
         if mark.name.startswith(f"{_PREFIX}{os.getpid()}-"):
             continue
-        try:
-            with FileLock(mark, timeout=0):
-                mark.unlink(missing_ok=True)
-        except Timeout:
+        if is_locked(mark):
             return True
+        mark.unlink(missing_ok=True)
     return False
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a lock file, or might: it cannot be opened."""
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except (Timeout, OSError):
+        return True

@@ -13,11 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from meds.core import files
 from meds.core.data import RunData, Sample
 from meds.core.errors import UserError
+from meds.core.in_use import is_locked
 from meds.core.store import Artifact
 from meds.core.suspicion import most_suspicious_first
 from meds.core.thresholds import lies_above
@@ -102,13 +101,7 @@ class RunDirectory:
     def is_in_use(self) -> bool:
         """Whether a process is running it."""
         lock = self.path / LOCK
-        if not lock.is_file():
-            return False
-        try:
-            with FileLock(lock, timeout=0):
-                return False
-        except (Timeout, OSError):
-            return True
+        return lock.is_file() and is_locked(lock)
 
     def point_to(self, stage: str, artifact: Artifact) -> None:
         """Note where a stage's artifact lives."""
