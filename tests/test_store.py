@@ -131,6 +131,15 @@ def test_features_that_another_run_uses_are_not_cleared_away(tmp_path: Path) -> 
     assert not other.folder.exists()
 
 
+def test_a_run_s_own_shards_may_exceed_the_limit_a_little(tmp_path: Path) -> None:
+    """A shard is kept whole for the one of its images that a run reads; no other run is to blame."""
+    cache = FeatureCache(tmp_path, "own", 30_000)
+    names = [f"{i:064x}" for i in range(32)]
+    cache.write(names, "layer", torch.zeros(32, 4, 10, 10))
+    cache.make_room(8_000, 9_000, names[:1], ["layer"])
+    assert not cache.missing(names, ["layer"])
+
+
 def test_a_mark_of_a_process_that_is_gone_holds_nothing(tmp_path: Path) -> None:
     (tmp_path / ".in-use-1-0").touch()
     with in_use(tmp_path):

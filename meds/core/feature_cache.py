@@ -130,13 +130,15 @@ class FeatureCache:
             )
         excess = folder_bytes(self.root) + new_bytes - self.limit_bytes
         others = [f for f in self.root.glob("*") if f.is_dir() and f != self.folder]
-        for other in sorted(others, key=lambda f: f.stat().st_mtime):
-            if excess > 0 and not used_by_others(other):
-                excess -= folder_bytes(other)
-                shutil.rmtree(other, ignore_errors=True)
-        if excess > 0:
+        kept = {folder for folder in (self.folder, *others) if excess > 0 and used_by_others(folder)}
+        for other in sorted(set(others) - kept, key=lambda f: f.stat().st_mtime):
+            if excess <= 0:
+                break
+            excess -= folder_bytes(other)
+            shutil.rmtree(other, ignore_errors=True)
+        if self.folder not in kept:
             excess -= self._remove_unread(excess, set(digests), set(layers))
-        if excess > 0:
+        if excess > 0 and kept:
             raise ResourceError(
                 f"The cache may hold {self.limit_bytes / 2**30:.1f} GiB of features, and other runs are using what it "
                 "holds; wait until they have finished, or set MEDS_CACHE_GIB to a larger size."
@@ -146,10 +148,10 @@ class FeatureCache:
     def _remove_unread(self, excess: int, digests: set[str], layers: set[str]) -> int:
         """Remove shards of this backbone that hold nothing of a run, oldest first, until `excess` bytes are free.
 
-        None while another process uses this backbone's features. Returns the bytes that are free now.
+        Returns the bytes that are free now.
         """
         free = 0
-        if used_by_others(self.folder):
+        if excess <= 0:
             return free
         for path in sorted(self.folder.glob(f"*/*{SUFFIX}"), key=lambda path: path.stat().st_mtime):
             if free >= excess:
