@@ -61,6 +61,17 @@ def test_rows_that_are_missing_are_counted(finished: Any, meds: Callable[..., Fi
     assert path.read_text().splitlines() == lines
 
 
+def test_a_selection_from_before_scoring_passes_were_told_is_shown(
+    finished: Any, meds: Callable[..., Finished]
+) -> None:
+    rows = finished.rows("selection.csv")
+    names = [name for name in rows[0] if name != "scored"]
+    lines = [",".join(names), *(",".join(row[name] for name in names) for row in rows)]
+    finished.file("selection.csv").write_text("\n".join(lines) + "\n")
+    done = meds("report", finished.runs / "tiny")
+    assert done.code == 0, done.said
+
+
 def test_a_run_whose_process_is_gone_is_called_stopped(finished: Any, meds: Callable[..., Finished]) -> None:
     path = finished.file("run.json")
     path.write_text(path.read_text().replace('"status": "done",\n  "name"', '"status": "running",\n  "name"'))

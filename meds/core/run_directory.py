@@ -36,7 +36,12 @@ SELECTION_COLUMNS = (
     "scored",
     "injected_selected",
 )
-TABLES = {"predictions.csv": PREDICTION_COLUMNS, "ranking.csv": RANKING_COLUMNS, "selection.csv": SELECTION_COLUMNS}
+# What a table must have to be read; "scored" came later than the first runs, and no page needs it.
+TABLES = {
+    "predictions.csv": PREDICTION_COLUMNS,
+    "ranking.csv": RANKING_COLUMNS,
+    "selection.csv": tuple(name for name in SELECTION_COLUMNS if name != "scored"),
+}
 METRICS = ("classes", "mean", "noise", "ranking")
 STATE = ("status", "name", "seed", "device", "precision", "stages", "versions", "home")
 EARLIER = "earlier"
