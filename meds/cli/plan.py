@@ -28,7 +28,8 @@ def show_plan(spec_path: Path, sets: Sequence[str], as_json: bool) -> None:
         return
     data = pipeline.data
     console.print(f"[bold]{spec.name}[/bold] on {found.device}")
-    console.print(f"{len(data.train)} training and {len(data.test)} test images, {len(data.class_names)} class(es)")
+    classes = len(data.class_names)
+    console.print(f"{len(data.train)} training and {len(data.test)} test images, {classes} class{'es' * (classes > 1)}")
     show_noise(data.noise)
     table = new_table("step", "state", "time", "artifact")
     state = "done" if not found.images_to_encode else f"{found.images_to_encode} of {found.images} images to encode"

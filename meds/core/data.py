@@ -187,10 +187,15 @@ def check_classes(names: Sequence[str], train: Sequence[Record]) -> None:
     counts = {name: sum(record.class_name == name for record in train) for name in names}
     for name, count in counts.items():
         if count < MINIMUM_TRAINING_IMAGES:
-            raise DataError(
-                f"The class '{name}' has {count} training image{'s' * (count != 1)}; meds compares images of a class "
-                f"with each other and needs at least {MINIMUM_TRAINING_IMAGES} (many more to be useful)."
-            )
+            raise too_few_images(f"The class '{name}' has", count)
+
+
+def too_few_images(who: str, count: int) -> DataError:
+    """The error for a class or folder with fewer training images than can be compared; `who` ends in "has"."""
+    return DataError(
+        f"{who} {count} training image{'s' * (count != 1)}; meds compares images of a class with each other and needs "
+        f"at least {MINIMUM_TRAINING_IMAGES} (many more to be useful)."
+    )
 
 
 def class_indices(samples: Sequence[Sample]) -> np.ndarray[Any, np.dtype[np.int64]]:

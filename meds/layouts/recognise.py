@@ -94,7 +94,7 @@ def _mvtec(tree: Tree, classes: Sequence[Path]) -> Layout:
     text = ", ".join(f"{f.resolve().name} ({len(listed)} training images)" for f, listed in trained.items())
     masks = tuple(part.masks for part in parts.values() if part.masks)
     found = [
-        f"The layout of MVTec AD (train, test, ground_truth), {len(trained)} class(es): {text}.",
+        f"The layout of MVTec AD (train, test, ground_truth), {len(trained)} class{'es' * (len(trained) > 1)}: {text}.",
         *_tests([part.test for part in parts.values() if part.test], bool(masks)),
         *_unused(tree, parts),
     ]
@@ -138,7 +138,7 @@ def _visa(tree: Tree, classes: Sequence[Path]) -> Layout:
     normal = [image for listed in held.values() for image in listed]
     smallest = min(map(len, held.values()), default=0)
     text = ", ".join(f"{f.name} ({len(listed)} normal images)" for f, listed in held.items())
-    found = [f"The layout of VisA, {len(classes)} class(es): {text}."]
+    found = [f"The layout of VisA, {len(classes)} class{'es' * (len(classes) > 1)}: {text}."]
     if (tree.root / SPLIT_TABLE).is_file():
         found.append(f"Training and test images as the table '{SPLIT_TABLE}' has them, with masks.")
         return Layout({"type": "visa", "path": path}, found, smallest, sizes(normal))

@@ -9,6 +9,7 @@ from typing import overload
 import numpy as np
 from pydantic import Field, model_validator
 
+from meds.core.data import MINIMUM_TRAINING_IMAGES, too_few_images
 from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, DatasetOptions, Record
 from meds.core.errors import DataError
 from meds.core.folder_names import ABNORMAL_NAMES, NORMAL_NAMES
@@ -102,11 +103,8 @@ class FolderDataset(Dataset[FolderOptions]):
             train, test = self._unlabelled(), list[Record]()
         else:
             train, test = self._labelled(self._folder("normal", self.options.normal))
-        if len(train) < 2:
-            raise DataError(
-                f"{path}: {len(train)} image(s) to train on; at least two are needed, because each image is "
-                "compared with the others; add images."
-            )
+        if len(train) < MINIMUM_TRAINING_IMAGES:
+            raise too_few_images(f"The folder {path} has", len(train))
         return train + test
 
     def _by_class(self) -> list[Record]:
