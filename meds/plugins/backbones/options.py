@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from meds.core.registry import Options
 
+RANDOM_SEED = 0
+
 
 class EncoderOptions(Options):
     """The encoder's input, cut out of the resized image, and whether its weights are random."""
@@ -22,10 +24,12 @@ class EncoderOptions(Options):
     )
 
     pretrained: bool = Field(default=True, description="False gives random weights, for tests.")
-    seed: int = Field(default=0, description="Seed of the random weights.")
+    seed: int = Field(default=RANDOM_SEED, description="Seed of the random weights.")
 
     @model_validator(mode="after")
-    def _cut_fits(self) -> Self:
+    def _fit_together(self) -> Self:
         if self.resize is not None and self.image_size is not None and self.resize < self.image_size:
             raise ValueError(f"resize ({self.resize}) must not be smaller than image_size ({self.image_size})")
+        if self.pretrained and self.seed != RANDOM_SEED:
+            raise ValueError("seed has no effect on pretrained weights: set pretrained: false, or leave seed out")
         return self

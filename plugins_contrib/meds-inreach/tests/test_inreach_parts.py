@@ -165,3 +165,13 @@ def test_layers_that_cannot_serve_are_refused(layer: str, sentence: str) -> None
 def test_an_even_neighbourhood_is_refused() -> None:
     with pytest.raises(ValidationError, match="neighbourhood must be odd"):
         InReaChOptions(neighbourhood=4)
+
+
+@pytest.mark.parametrize(
+    ("position", "option"),
+    [("always", "position_threshold"), ("never", "position_threshold"), ("never", "position_range")],
+)
+def test_options_of_a_place_that_is_not_used_are_refused(position: str, option: str) -> None:
+    with pytest.raises(ValidationError, match=f"{option} has no effect with `position: {position}`"):
+        InReaChOptions(position=position, **{option: 7.0})
+    assert getattr(InReaChOptions(**{option: 7.0}), option) == 7.0

@@ -83,6 +83,16 @@ class InReaChOptions(Options):
             raise ValueError(f"neighbourhood must be odd, so that a patch has a middle, not {self.neighbourhood}")
         return self
 
+    @model_validator(mode="after")
+    def _place(self) -> Self:
+        for name, used in (
+            ("position_threshold", self.position == "auto"),
+            ("position_range", self.position != "never"),
+        ):
+            if not used and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect with `position: {self.position}`: leave it out")
+        return self
+
 
 @hookimpl
 def meds_students() -> Sequence[Plugin]:
