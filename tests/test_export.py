@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from conftest import Finished
@@ -26,6 +28,7 @@ from meds.core.predict import Prediction, Predictor
 from meds.core.stage import SilentReporter
 from meds.export import check
 from meds.export.calibration import file_calibration
+from meds.export.checksum import add_checksum, checksum_holds
 from meds.export.exported import open_exported
 from meds.export.formats import SUFFIXES
 from meds.export.preprocess import preprocess
@@ -290,6 +293,48 @@ def test_a_damaged_file_is_refused(finished: Any, meds: Callable[..., Finished])
     content[largest.header_offset + largest.file_size // 2] ^= 0x40
     path.write_bytes(bytes(content))
     with pytest.raises(UserError, match=f"d.pt2 cannot be read: {largest.filename} in it is damaged; export it again"):
+        open_exported(path)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_a_file_stays_readable_with_its_checksum(tmp_path: Path, suffix: str) -> None:
+    path, weights = tmp_path / f"d{suffix}", tmp_path / "d.bin"
+    weights.write_bytes(bytes(range(200)))
+    model = onnx.ModelProto(producer_name="meds", metadata_props=[onnx.StringStringEntryProto(key="meds", value="x")])
+    path.write_bytes(model.SerializeToString() if suffix == ".onnx" else b"<net><layer/></net>")
+    assert not checksum_holds(path)
+    add_checksum(path)
+    assert checksum_holds(path)
+    if suffix == ".onnx":
+        assert [entry.key for entry in onnx.load(path).metadata_props] == ["meds", "meds.sha256"]
+    else:
+        assert [child.tag for child in ElementTree.parse(path).getroot()] == ["layer"]
+    for file in (path, weights) if suffix == ".xml" else (path,):
+        content = file.read_bytes()
+        for place in range(len(content)):
+            file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+            assert not checksum_holds(path)
+        file.write_bytes(content)
+    path.write_bytes(path.read_bytes()[:30])
+    assert not checksum_holds(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix", "place"),
+    [("onnx", ".onnx", 0.5), ("onnx", ".onnx", 1), ("openvino", ".xml", 0.5), ("openvino", ".bin", 0.5)],
+)
+def test_a_checksum_is_held_against_the_file(
+    finished: Any, meds: Callable[..., Finished], kind: str, suffix: str, place: float
+) -> None:
+    needed(kind)
+    path = finished.root / f"d{SUFFIXES[kind]}"
+    done = meds("export", finished.runs / "tiny", "--format", kind, "--class", "weave", "--output", path)
+    assert done.code == 0, done.said
+    open_exported(path)
+    content = bytearray(path.with_suffix(suffix).read_bytes())
+    content[min(int(len(content) * place), len(content) - 8)] ^= 0x04
+    path.with_suffix(suffix).write_bytes(bytes(content))
+    with pytest.raises(UserError, match="cannot be read: it is damaged, or was not written by this version of meds"):
         open_exported(path)
 
 

@@ -18,6 +18,7 @@ import torch
 
 from meds.core import files
 from meds.core.errors import ArtifactError, UserError, first_line
+from meds.export.checksum import add_checksum, checksum_holds
 from meds.export.metadata import KEY
 from meds.export.network import DetectorNetwork, example_image
 
@@ -47,7 +48,8 @@ def written(network: DetectorNetwork, kind: Format, path: Path, text: str) -> It
     """Write a network with its description into a folder beside `path`, for a block that checks it.
 
     The file takes the place of `path` when the block ends without an error, and is removed otherwise. (Of the two
-    files of OpenVINO a process that is killed between them leaves the new weights beside the old network.)
+    files of OpenVINO a process that is killed between them leaves the new weights beside the old network, which the
+    checksum tells.)
 
     Raises:
         UserError: a package is missing, or the network cannot be traced.
@@ -61,6 +63,7 @@ def written(network: DetectorNetwork, kind: Format, path: Path, text: str) -> It
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")
                 _WRITERS[kind](network, part, text)
+                add_checksum(part)
         except OSError:
             raise
         except Exception as error:
@@ -121,6 +124,8 @@ def read(path: Path) -> tuple[str | None, Session]:
     kind = kinds[path.suffix]
     need(kind)
     try:
+        if not checksum_holds(path):
+            raise ArtifactError("it is damaged, or was not written by this version of meds; export it again.")
         return _READERS[kind](path)
     except Exception as error:
         raise UserError(f"{path} cannot be read: {first_line(error)}") from error

@@ -16,7 +16,7 @@ from meds.core.thresholds import ClassThreshold, Thresholds
 from meds.export.calibration import FileCalibration
 
 KEY = "meds"
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
