@@ -4,13 +4,41 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+from types import FrameType
 
 _UNUSABLE_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 
 
 def main() -> None:
-    """Entry point of the command; exits with 0 (done), 2 (the user's mistake) or 1 (anything else)."""
+    """Entry point of the command; exits with 0 (done), 2 (the user's mistake) or 1 (anything else).
+
+    A command that is stopped exits with 128 and the number of the signal.
+    """
+    stopped: list[int] = []
+
+    def stop(number: int, _: FrameType | None) -> None:
+        stopped.append(number)
+        raise KeyboardInterrupt
+
+    # Batch systems and `kill` send SIGTERM, at which a process would else end without a word. A shell has commands
+    # ignore SIGINT that it starts in the background.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
+    try:
+        _run()
+    except (KeyboardInterrupt, SystemExit) as end:
+        # The command-line library makes an exit of an interruption.
+        if not stopped or (isinstance(end, SystemExit) and not end.code):
+            raise
+        sys.stderr.write("meds: stopped.\n")
+        sys.exit(128 + stopped[0])
+
+
+def _run() -> None:
+    """Run the command line, and exit with a sentence at an error that a user can do something about."""
     from meds.cli.app import app
     from meds.core.errors import MedsError
 
@@ -36,9 +64,6 @@ def main() -> None:
             "the stage `memory`, or close other programs.",
         )
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("meds: stopped; run the same command again to continue.\n")
-        sys.exit(130)
 
 
 def _memory_is_full(error: Exception) -> bool:

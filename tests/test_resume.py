@@ -182,6 +182,24 @@ def test_a_run_killed_a_dozen_times_ends_in_the_same_bits(undisturbed: Place, tm
     assert place.leftovers() == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_told_to_end_says_how_to_continue(undisturbed: Place, tmp_path: Path, number: int) -> None:
+    place = Place(tmp_path)
+    process, limit = place.start(0), time.monotonic() + PATIENCE
+    while stage_of(place.events()) != "distill":
+        assert process.poll() is None
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+    process.send_signal(number)
+    assert process.wait(PATIENCE) == 128 + number
+    said = (place.root / "log.txt").read_text()
+    assert f"Continue with: meds run {place.spec}" in said
+    assert said.endswith("meds: stopped.\n")
+    assert "Traceback" not in said
+    place.finish(checkpoint_seconds=0)
+    assert place.sums() == undisturbed.sums()
+
+
 @pytest.mark.parametrize("stage", ["memory", "select-finetune"])
 def test_damage_is_named_and_mended(copied: Place, undisturbed: Place, stage: str) -> None:
     artifact = max(copied.artifact(stage).glob("*.safetensors"), key=lambda path: path.stat().st_size)
