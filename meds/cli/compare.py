@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import typer
 
 from meds.cli.console import ConsoleReporter, console, duration, new_table
+from meds.cli.continuing import told_how_to_continue
 from meds.cli.results import TITLES
 from meds.core.errors import UserError
 from meds.core.units import percent
@@ -51,11 +51,8 @@ def compare_specs(
         _numbers(seeds, "--seeds", int),
         None if methods is None else [method.strip() for method in methods.split(",")],
     )
-    try:
+    with told_how_to_continue(sys.argv[1:]):
         rows = _run(wanted, runs_dir, quiet=as_json)
-    except Exception as error:
-        error.add_note(f"Continue with: {shlex.join(['meds', *sys.argv[1:]])}")
-        raise
     if as_json:
         typer.echo(json.dumps([row.as_dict() for row in rows], indent=2, ensure_ascii=False))
     else:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.markup import escape
 
 from meds.cli.console import ConsoleReporter, console, duration
+from meds.cli.continuing import told_how_to_continue
 from meds.cli.results import show_metrics, show_noise
 
 
@@ -24,7 +23,7 @@ def run_spec(
     from meds.core.spec import load_spec
 
     spec = load_spec(spec_path, registry(), sets)
-    again = ["meds", "run", str(spec_path)]
+    again = ["run", str(spec_path)]
     for override in sets:
         again += ["--set", override]
     again += ["--runs-dir", str(runs_dir)] if runs_dir != Path("runs") else []
@@ -39,14 +38,8 @@ def run_spec(
     show_noise(pipeline.data.noise)
     # A mistake that is found until here the same command would find again.
     runner = Runner(pipeline, request, ConsoleReporter())
-    try:
+    with told_how_to_continue(again):
         metrics = runner.run()
-    except Exception as error:
-        error.add_note(f"Continue with: {shlex.join(again)}")
-        raise
-    except BaseException:
-        sys.stderr.write(f"Continue with: {shlex.join(again)}\n")
-        raise
     if metrics is not None:
         show_metrics(metrics)
         written = [name for name in ("metrics.json", "predictions.csv", "ranking.csv") if (directory / name).is_file()]

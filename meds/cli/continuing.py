@@ -1,0 +1,22 @@
+"""Tells how to continue a command that fails or is stopped."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+
+@contextmanager
+def told_how_to_continue(arguments: Sequence[str]) -> Iterator[None]:
+    """Add `Continue with: meds <arguments>` to what ends the block: as a note to an error, else on standard error."""
+    text = f"Continue with: {shlex.join(['meds', *arguments])}"
+    try:
+        yield
+    except Exception as error:
+        error.add_note(text)
+        raise
+    except BaseException:
+        sys.stderr.write(f"{text}\n")
+        raise
