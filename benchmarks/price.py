@@ -22,13 +22,13 @@ from typing import Any
 from surroundings import write_result
 
 from meds.core.context import stage_context
+from meds.core.epochs import stage_length
 from meds.core.pipeline import Pipeline
 from meds.core.registry import registry
 from meds.core.runner import Runner, RunRequest
 from meds.core.spec import load_spec
 from meds.core.stage import SilentReporter
 from meds.core.timing import probes, seconds_of, step_seconds
-from meds.core.training import stage_length
 from meds.core.workload import interval_of_enough_passes, scoring_passes
 from meds.stages.batch_statistics import LARGEST_NUMBER_OF_BATCHES
 from meds.stages.fit import own_objective

@@ -27,6 +27,7 @@ from surroundings import random_encoders, write_result
 
 from meds.core.checkpoint import Checkpoints
 from meds.core.context import stage_context
+from meds.core.epochs import AllImages, TrainingLength
 from meds.core.extract import extract_features
 from meds.core.pipeline import Pipeline
 from meds.core.registry import registry
@@ -34,7 +35,7 @@ from meds.core.runtime import wait_for_device
 from meds.core.spec import resolve_spec
 from meds.core.spec_source import SpecSource
 from meds.core.stage import SilentReporter
-from meds.core.training import AllImages, TrainingLength, train
+from meds.core.training import train
 from meds.stages.fit import own_objective
 
 MODELS = {"small": "vit_small_patch14_dinov2", "base": "vit_base_patch14_dinov2"}

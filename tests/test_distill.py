@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from stage_cases import make_context, stored
 from torch import Tensor
 
+from meds.core.epochs import shuffled
 from meds.core.partitions import partitions_of
 from meds.core.runtime import Runtime
 from meds.core.scoring import score_map
 from meds.core.seeds import derive_seed
 from meds.core.stage import StageContext
-from meds.core.training import shuffled
 from meds.stages.distill import Distill
 from meds.stages.options import DistillOptions
 

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from stage_cases import LinearStudent, make_context, stored
 from torch import Tensor
 
+from meds.core.epochs import AllImages, TrainingLength, batches_of, training_length
 from meds.core.errors import SelectionError
 from meds.core.scoring import score_map
 from meds.core.selection import robust_maximum
 from meds.core.student import Progress
-from meds.core.training import AllImages, TrainingLength, batches_of, training_length
 from meds.plugins.selection import MedianMad, MedianMadOptions
 from meds.stages.options import SELECT_FINETUNE_RECIPES, SelectFinetuneOptions
 from meds.stages.scoring_pass import scoring_interval

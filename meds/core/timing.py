@@ -14,10 +14,11 @@ from torch import Tensor
 
 from meds.core.checkpoint import Checkpoints
 from meds.core.data import Sample
+from meds.core.epochs import AllImages, LengthOptions, TrainingLength, stage_length
 from meds.core.runtime import wait_for_device
 from meds.core.stage import StageContext
 from meds.core.student import Student
-from meds.core.training import AllImages, LengthOptions, Objective, TrainingLength, stage_length, train
+from meds.core.training import Objective, train
 
 _FEW_STEPS = 3
 _MORE_STEPS = 13

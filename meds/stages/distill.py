@@ -9,6 +9,7 @@ from torch import Tensor
 
 from meds.core.backbone import Backbone
 from meds.core.checkpoint import Checkpoints
+from meds.core.epochs import AllImages, stage_length
 from meds.core.model import Model
 from meds.core.partitions import StudentScorer, refuse_detector, student_file, student_scorer
 from meds.core.reconstruct import reconstruct
@@ -18,7 +19,7 @@ from meds.core.stage import Partition, Stage, StageContext
 from meds.core.store import Artifact
 from meds.core.student import Progress, Student
 from meds.core.timing import training_seconds
-from meds.core.training import AllImages, Objective, stage_length, train
+from meds.core.training import Objective, train
 from meds.stages.options import DistillOptions
 
 _ANY_NUMBER = 10**6

@@ -12,6 +12,7 @@ from meds.core.calibration import held_out
 from meds.core.checkpoint import Checkpoints
 from meds.core.data import Sample
 from meds.core.detector import Detector, TrainingFeatures
+from meds.core.epochs import AllImages, stage_length
 from meds.core.errors import PluginError
 from meds.core.model import Model
 from meds.core.partitions import detector_scorer, student_file, student_scorer
@@ -21,7 +22,7 @@ from meds.core.stage import Partition, Scorer, Stage, StageContext
 from meds.core.store import Artifact
 from meds.core.student import Progress, Student
 from meds.core.timing import training_seconds
-from meds.core.training import AllImages, Objective, stage_length, train
+from meds.core.training import Objective, train
 from meds.stages.options import FIT_RECIPES, FitOptions
 from meds.stages.thresholds import write_held_out
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from meds.core.data import Sample
+from meds.core.epochs import TrainingLength, stage_length
 from meds.core.reconstruct import reconstruct
 from meds.core.scoring import Distance, score_map
 from meds.core.selection import robust_maximum
 from meds.core.stage import Partition, StageContext
 from meds.core.student import Student
 from meds.core.timing import probes, seconds_of
-from meds.core.training import TrainingLength, stage_length
 from meds.core.workload import interval_of_enough_passes, scoring_passes
 from meds.stages.batch_statistics import LARGEST_NUMBER_OF_BATCHES, estimate_batch_statistics, has_batch_statistics
 from meds.stages.options import SelectFinetuneOptions

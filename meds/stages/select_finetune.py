@@ -13,6 +13,7 @@ from meds.core.backbone import Backbone
 from meds.core.calibration import held_out
 from meds.core.checkpoint import Checkpoints
 from meds.core.data import Sample
+from meds.core.epochs import TrainingLength, shuffled, stage_length
 from meds.core.errors import SelectionError
 from meds.core.model import Model
 from meds.core.partitions import StudentScorer, load_student, refuse_detector, student_file, student_scorer
@@ -23,7 +24,7 @@ from meds.core.stage import Partition, Stage, StageContext
 from meds.core.store import Artifact
 from meds.core.student import Progress, Student
 from meds.core.timing import training_seconds
-from meds.core.training import TrainingLength, shuffled, stage_length, train
+from meds.core.training import train
 from meds.stages.fit import own_objective
 from meds.stages.options import SelectFinetuneOptions
 from meds.stages.scoring_pass import scoring_interval, scoring_seconds, settle, training_scores
