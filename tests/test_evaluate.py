@@ -22,6 +22,7 @@ from meds.core.stage import SilentReporter
 from meds.plugins.students.hvq import HVQOptions
 from meds.stages.evaluate import Evaluate
 from meds.stages.image_scores import ImageScores
+from meds.stages.odd_masks import say_unmasked
 from meds.stages.options import EvaluateOptions
 
 GIVEN: dict[str, Any] = {
@@ -130,3 +131,10 @@ def test_masks_of_defects_without_a_defect_are_said(tmp_path: Path) -> None:
     stage._pixel_figures(context, samples[1:2] + samples[3:], torch.rand(2, 8, 8), how)
     assert said[1].startswith("1 of the defective images' masks cover all of their image; if that is not meant")
     assert said[1].endswith("the first is b.")
+    say_unmasked(context, "x", samples)
+    assert len(said) == 2
+    samples.append(Sample(Record("lost.png", "x", "test", 1, "hole"), "lost", 0))
+    say_unmasked(context, "x", samples)
+    assert said[2].startswith("1 of the 4 defective test images of the class 'x' have no mask, and pixel figures are")
+    say_unmasked(context, "x", samples[-2:])
+    assert len(said) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from layout_cases import found, images, put, records, written
 from PIL import Image
 
 from meds.cli.starting_points import STARTING_POINTS
+from meds.core.errors import DataError
 from meds.core.registry import load_registry
 from meds.core.spec import load_spec
 
@@ -292,3 +294,90 @@ def test_an_encoder_that_init_does_not_set_up(tmp_path: Path, meds: Callable[...
     put(*images(tmp_path / "line"))
     done = meds("init", tmp_path / "line", "--backbone", "dinov2")
     assert (done.code, "did you mean 'dinov2-small'?" in done.said) == (2, True)
+
+
+def test_what_lies_further_down(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    inner = tmp_path / "archive" / "data" / "mvtec"
+    put(*images(inner / "bolt" / "train" / "good"), *images(inner / "bolt" / "test" / "no_defect"))
+    put(*images(inner / "bolt" / "test" / "crack"), *images(inner / "bolt" / "train" / "NG", 2))
+    spec, said = written(meds, tmp_path / "archive")
+    assert spec["dataset"] == {"type": "mvtec", "path": str(inner)}
+    assert "All images lie in the folder 'data'." in said
+    assert "Training images in 'NG' (2) are known defects: they stay" in said
+    assert "Normal there: 'no_defect'; types of defect: 'crack'." in said
+    assert ("bolt", "test", 0, "good") in found(tmp_path / "out.yaml")
+    put(*images(tmp_path / "archive" / "data" / "other" / "train"))
+    assert "lie further down, in mvtec/bolt" in written(meds, tmp_path / "archive", "--force")[1]
+
+
+def test_training_images_of_which_no_folder_is_called_normal(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "casting"
+    for part in ("train", "test"):
+        put(*images(folder / part / "ok_front"), *images(folder / part / "def_front"))
+    spec, said = written(meds, folder)
+    labels = {"normal": "ok_front", "abnormal": "def_front", "class_name": "casting"}
+    assert spec["dataset"] == {"type": "folder", "path": str(folder / "train"), **labels}
+    assert "Left alone: 'test'. To measure against test images, call the folders of normal ones 'good'" in said
+    assert ("casting", "test", 1, "def_front") in found(tmp_path / "out.yaml")
+
+
+@pytest.mark.parametrize(
+    ("normal", "abnormal"),
+    [
+        ("i.O.", "n.i.O."),
+        ("No_Defect", "defect"),
+        ("non defective", "Defective"),
+        ("Gut", "Schlecht"),
+        ("NODefect_images", "Defect_images"),
+    ],
+)
+def test_names_for_normal_and_defective(
+    tmp_path: Path, meds: Callable[..., Finished], normal: str, abnormal: str
+) -> None:
+    folder = tmp_path / "line"
+    put(*images(folder / normal), *images(folder / abnormal))
+    spec, _ = written(meds, folder)
+    assert (spec["dataset"]["normal"], spec["dataset"]["abnormal"]) == (normal, abnormal)
+
+
+def test_products_whose_names_begin_with_a_label(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "products"
+    put(*images(folder / "good year tyre"), *images(folder / "wheel"))
+    assert written(meds, folder)[0]["dataset"]["class_folders"] is True
+
+
+def test_splits_are_no_products_and_tables_are_told(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "steel"
+    put(*images(folder / "train_images"), *images(folder / "test_images"))
+    (folder / "train.csv").write_text("ImageId,ClassId\n")
+    spec, said = written(meds, folder)
+    assert spec["dataset"] == {"type": "folder", "path": str(folder / "train_images"), "class_name": "steel"}
+    assert "No labels are read from files beside the images (1 .csv)" in said
+
+
+def test_a_folder_of_other_files_beside_the_classes(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "products"
+    put(*images(folder / "bolt"), *images(folder / "nut"))
+    (folder / "docs").mkdir()
+    (folder / "docs" / "manual.pdf").write_bytes(b"x")
+    written(meds, folder)
+    assert {record.class_name for record in records(tmp_path / "out.yaml")} == {"bolt", "nut"}
+    (folder / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: holds no image"):
+        records(tmp_path / "out.yaml")
+
+
+def test_real_iad(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "data"
+    for name in ("realiad_jsons", "realiad_jsons_sv"):
+        (folder / name).mkdir(parents=True)
+        entries = [{"image_path": f"OK/{i:02}.png", "anomaly_class": "OK", "mask_path": None} for i in range(4)]
+        content = {"meta": {"prefix": "cap/", "normal_class": "OK"}, "train": entries, "test": entries[:1]}
+        (folder / name / "cap.json").write_text(json.dumps(content))
+    put(*images(folder / "realiad_512" / "cap" / "OK"))
+    spec, said = written(meds, folder)
+    assert spec["dataset"] == {"type": "real-iad", "path": str(folder)}
+    assert "cap (4 training images)" in said
+    assert "Other lists, for the option `lists`: 'realiad_jsons_sv'." in said
+    (folder / "realiad_jsons" / "cap.json").write_text("{}")
+    assert written(meds, folder, "--force")[0]["dataset"]["type"] == "folder"

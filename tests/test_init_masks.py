@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import Finished
 from layout_cases import images, put, records, written
+from PIL import Image
 
 
 def trained(spec_file: Path, folder: Path) -> list[str]:
@@ -138,3 +140,71 @@ def test_visa_with_its_split_table(tmp_path: Path, visa: Path, meds: Callable[..
     spec, _ = written(meds, visa)
     assert spec["dataset"] == {"type": "visa", "path": str(visa)}
     assert len(records(tmp_path / "out.yaml")) == 6
+
+
+def mask(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = np.zeros((30, 40), dtype=np.uint8)
+        values[10:14, 5:9] = 255
+        Image.fromarray(values).save(path)
+
+
+@pytest.mark.parametrize(
+    ("images_in", "masks_in", "pattern"),
+    [
+        ("images", "p_masks", "p_masks/*"),
+        ("JPEGImages", "SegmentationClass", "SegmentationClass/*"),
+        ("Images", "Annotations", "Annotations/*"),
+        ("img", "ground_truth_1", "ground_truth_1/*"),
+    ],
+)
+def test_folders_that_are_called_much_like_masks(
+    tmp_path: Path, meds: Callable[..., Finished], images_in: str, masks_in: str, pattern: str
+) -> None:
+    folder = tmp_path / "parts"
+    put(*images(folder / images_in))
+    mask(*images(folder / masks_in))
+    spec, _ = written(meds, folder)
+    assert spec["dataset"] == {"type": "folder", "path": str(folder), "recursive": True, "exclude": [pattern]}
+    assert len(trained(tmp_path / "out.yaml", folder)) == 4
+
+
+def test_photographs_in_folders_that_are_called_like_masks_stay(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "products"
+    put(*images(folder / "mask_small"), *images(folder / "mask_large"))
+    assert "exclude" not in written(meds, folder)[0]["dataset"]
+
+
+def test_masks_that_only_their_suffix_tells_from_the_images(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "tiles"
+    for kind in ("MT_Free", "MT_Crack"):
+        put(*(folder / kind / "Imgs" / f"{i}.jpg" for i in range(4)))
+        mask(*(folder / kind / "Imgs" / f"{i}.png" for i in range(4)))
+    spec, said = written(meds, folder)
+    assert spec["dataset"]["exclude"] == ["*.png"]
+    assert "8 files look like masks (`*.png`) and are left out." in said
+    assert "`normal: NAME`, `abnormal: .` and `recursive: true`" in said
+    assert len(trained(tmp_path / "out.yaml", folder)) == 8
+    put(*(folder / "MT_Free" / "Imgs" / f"{i}.png" for i in range(4)))
+    assert "exclude" not in written(meds, folder, "--force")[0]["dataset"]
+
+
+def test_masks_named_with_a_word_before(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "parts"
+    put(*images(folder))
+    mask(folder / "mask_00.png", folder / "mask_01.png")
+    assert written(meds, folder)[0]["dataset"]["exclude"] == ["mask_*"]
+
+
+def test_masks_beside_all_images_without_a_split(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "ksdd"
+    for item in ("kos01", "kos02"):
+        put(*(folder / item / f"Part{i}.jpg" for i in range(4)))
+        mask(folder / item / "Part0_label.bmp")
+        for i in range(1, 4):
+            Image.fromarray(np.zeros((30, 40), dtype=np.uint8)).save(folder / item / f"Part{i}_label.bmp")
+    spec, said = written(meds, folder)
+    assert spec["dataset"] == {"type": "masked", "path": str(folder), "ending": "_label"}
+    assert "8 images in 'ksdd', 2 of them defective by their masks ('_label')." in said
+    assert len(trained(tmp_path / "out.yaml", folder)) == 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -13,6 +14,9 @@ from meds.core.errors import DataError
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp"})
 OTHER_SUFFIXES = frozenset(
     {".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".ppm", ".pgm", ".tga", ".dng", ".cr2", ".nef", ".arw", ".raw"}
+)
+MASK_ENDING = re.compile(
+    r"(.+?)([-_](?:masks?|labels?|gt|ground_?truth|seg|segmentation|annotations?))$", re.IGNORECASE
 )
 EXCLUDE = (
     "Patterns of images to leave out, capitals or not: `*_mask.*` by their name, or, with a `/` in it as in "
@@ -39,10 +43,10 @@ def list_images(folder: Path, recursive: bool = False) -> list[Path]:
     return sorted(found)
 
 
-def count_unread(folder: Path) -> dict[str, int]:
-    """How many files of a folder and those in it are images of formats that are not read, by suffix."""
+def count_suffixes(folder: Path, wanted: frozenset[str]) -> dict[str, int]:
+    """How many files of a folder and those in it have each of these suffixes, in small letters, commonest first."""
     suffixes = (os.path.splitext(name)[1].lower() for _, names in _walk(folder, True) for name in names)  # noqa: PTH122
-    return dict(Counter(suffix for suffix in suffixes if suffix in OTHER_SUFFIXES).most_common())
+    return dict(Counter(suffix for suffix in suffixes if suffix in wanted).most_common())
 
 
 def list_wanted(folder: Path, recursive: bool, root: Path, exclude: Sequence[str] | None) -> list[Path]:
@@ -130,11 +134,12 @@ def excluded(path: Path, root: Path, patterns: Sequence[str] | None) -> bool:
 def masks_by_image(folder: Path, recursive: bool = False) -> dict[str, Path]:
     """Mask files by the image they belong to: its path below `folder`, with "/" and without suffix.
 
-    `<stem>_mask` and `<stem>` both belong to the image `<stem>`; the first wins where there are both.
-    Raises DataError if there is no such folder.
+    `<stem>_mask` (or with another of the endings of MASK_ENDING) and `<stem>` both belong to the image `<stem>`; the
+    first wins where there are both. Raises DataError if there is no such folder.
     """
     paths = {path.relative_to(folder).with_suffix("").as_posix(): path for path in list_images(folder, recursive)}
-    return paths | {name.removesuffix("_mask"): path for name, path in paths.items() if name.endswith("_mask")}
+    ends = ((MASK_ENDING.match(name), path) for name, path in paths.items())
+    return paths | {match[1]: path for match, path in ends if match}
 
 
 def is_image(name: str) -> bool:

@@ -107,6 +107,16 @@ def largest_of_16_bits(path: Path) -> int | None:
         return int(np.asarray(picture).max())
 
 
+def share_of_two_values(path: Path) -> float:
+    """Share of an image's pixels, 0 to 1, whose grey value is one of its two commonest of 16 levels.
+
+    Near 1 for a mask, also one that a lossy format has smeared. Raises DataError as `read_rgb`.
+    """
+    grey = read_rgb(path).mean(axis=2)
+    counts = np.sort(np.bincount((grey / 16).astype(np.int64).ravel(), minlength=16))
+    return float(counts[-2:].sum() / counts.sum())
+
+
 def resize_and_crop(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
     """RGB uint8 [H, W, 3] -> uint8 [S, S, 3]: bilinear to `resize`² pixels, then the central `size`²."""
     side = preprocessing.resize

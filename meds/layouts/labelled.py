@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meds.core.folder_names import ABNORMAL_NAMES, MASK_NAMES, NORMAL_NAMES
+from meds.core.folder_names import ABNORMAL_NAMES, NORMAL_NAMES, begins_with, is_called
 from meds.core.image_files import folders_in, list_images
 from meds.layouts.layout import Layout, sizes
 from meds.layouts.mask_files import Tree
@@ -39,8 +39,12 @@ def labels_of(tree: Tree, folder: Path) -> Labels | None:
     """The labels that folders' names give; None if no name tells what is normal."""
     filled = tree.filled(folder)
     # What looks like masks is not in the tree.
-    mask = next((f for f in folders_in(folder) if _called(f, MASK_NAMES) and list_images(f, recursive=True)), None)
+    mask = next((f for f in folders_in(folder) if f not in filled and list_images(f, recursive=True)), None)
     normal, abnormal = _named(filled, NORMAL_NAMES), _named(filled, ABNORMAL_NAMES)
+    if normal is None and abnormal is None:
+        normal, abnormal = _beginning(filled, NORMAL_NAMES), _beginning(filled, ABNORMAL_NAMES)
+        if normal is None or abnormal is None:
+            return None
     if normal is None and (abnormal is None or not tree.images(folder)):
         return None
     others = tuple(f.name for f in filled if f not in (normal, abnormal, mask))
@@ -122,8 +126,10 @@ def labelled_classes(tree: Tree, folders: Sequence[Path], labels: Labels) -> Lay
 
 
 def _named(folders: Sequence[Path], names: frozenset[str]) -> Path | None:
-    return next((f for f in folders if _called(f, names)), None)
+    return next((f for f in folders if is_called(f.name, names)), None)
 
 
-def _called(folder: Path, names: frozenset[str]) -> bool:
-    return folder.name.lower() in names
+def _beginning(folders: Sequence[Path], names: frozenset[str]) -> Path | None:
+    """The one folder whose name begins with one of the names, as in `ok_front` and `def_front`."""
+    found = [folder for folder in folders if begins_with(folder.name, names)]
+    return found[0] if len(found) == 1 else None

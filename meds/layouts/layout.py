@@ -15,7 +15,7 @@ from meds.layouts.mask_files import Tree
 PROBED_IMAGES = 200
 # Entries of `sizes` that are none.
 UNREADABLE, FAINT = "unreadable", "faint"
-_OPENED_IMAGES = 5
+_OPENED_IMAGES = 10
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ class Layout:
     masks: tuple[Path, ...] = ()
 
 
+def quoted(names: Sequence[str]) -> str:
+    """Names as a list in a sentence."""
+    return ", ".join(f"'{name}'" for name in names)
+
+
 def without_masks(layout: Layout, tree: Tree) -> Layout:
     """The layout with an option `exclude` for the images that look like masks, and a sentence about them."""
     hidden = tree.hidden(layout.reads, layout.masks)
@@ -46,18 +51,23 @@ def without_masks(layout: Layout, tree: Tree) -> Layout:
 
 
 def sizes(images: Sequence[Path]) -> list[str]:
-    """The sizes of the first images as text, the commonest first; unreadable and faint ones are counted."""
+    """The sizes of some images as text, the commonest first; unreadable and faint ones are counted."""
     counted: Counter[str] = Counter()
-    for path in images[:PROBED_IMAGES]:
+    for path in _evenly(images, PROBED_IMAGES):
         try:
             height, width = size_of(path)
         except DataError:
             counted[UNREADABLE] += 1
         else:
             counted[f"{width}x{height}"] += 1
-    counted[FAINT] = sum(map(_faint, images[:_OPENED_IMAGES]))
+    counted[FAINT] = sum(map(_faint, _evenly(images, _OPENED_IMAGES)))
     counted = +counted
     return [text for text, _ in counted.most_common()]
+
+
+def _evenly(images: Sequence[Path], count: int) -> Sequence[Path]:
+    """At most so many of the images, from the first to the last."""
+    return images[:: -(-len(images) // count) or 1]
 
 
 def _faint(path: Path) -> bool:

@@ -8,12 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from meds.core.errors import DataError
 from meds.core.folder_names import MASK_NAMES
-from meds.core.image_files import excluded, folders_in, list_images, list_wanted
+from meds.core.image_files import MASK_ENDING, excluded, folders_in, list_images, list_wanted
+from meds.core.images import share_of_two_values
 
-ENDING = re.compile(r"(.+?)([-_](?:masks?|labels?|gt|ground_?truth))$", re.IGNORECASE)
+MASK_BEGINNING = re.compile(r"((?:masks?|gt|seg)[-_])(.+)$", re.IGNORECASE)
+MASK_WORD = re.compile(r"(?:^|[\W_])(?:masks?|gt|ground_?truth)(?:$|[\W_])|^segmentation|^annotations?$", re.IGNORECASE)
 LABEL_NAMES = frozenset({"label", "labels"})
 IMAGE_NAMES = frozenset({"image", "images", "img", "imgs"})
+_LOOKED_AT = 4
+_TWO_VALUES = 0.95
 
 
 @dataclass(frozen=True)
@@ -57,43 +62,75 @@ def tree_of(folder: Path) -> Tree:
 
 
 def _file_patterns(images: Sequence[Path]) -> list[str]:
-    """Patterns for files that are named as another image of their folder with an ending for masks."""
+    """Patterns for files that are named as another image of their folder with a word for masks before or after it."""
     stems = _stems(images)
-    found = [(image, ENDING.match(image.stem)) for image in images]
-    return [f"*{match[2]}.*" for image, match in found if match and match[1].lower() in stems[image.parent]]
-
-
-def _folder_patterns(folder: Path, images: Sequence[Path]) -> list[str]:
-    """Patterns for folders that are called masks, or labels where an image elsewhere goes with what they hold."""
-    inside: dict[Path, list[Path]] = defaultdict(list)
-    stems, names = _stems(images), MASK_NAMES | LABEL_NAMES
-    called = {parent: _parents_called(parent, folder, names) for parent in stems}
-    for image in images:
-        for parent in called[image.parent]:
-            inside[parent].append(image)
+    after = [(image, MASK_ENDING.match(image.stem)) for image in images]
+    before = [(image, MASK_BEGINNING.match(image.stem)) for image in images]
     return [
-        f"{place.name}/*"
-        for place, held in inside.items()
-        if place.name.lower() in MASK_NAMES or _go_with_images(place, held, stems)
+        *(f"*{match[2]}.*" for image, match in after if match and match[1].lower() in stems[image.parent]),
+        *(f"{match[1]}*" for image, match in before if match and match[2].lower() in stems[image.parent]),
+        *_twin_patterns(images),
     ]
 
 
-def _parents_called(folder: Path, root: Path, names: frozenset[str]) -> list[Path]:
-    """A folder and those around it, below the root, that have one of the names."""
+def _twin_patterns(images: Sequence[Path]) -> list[str]:
+    """Patterns for suffixes of which every file has an image of its name beside it, and looks like a mask itself."""
+    suffixes: dict[Path, set[str]] = defaultdict(set)
+    by_suffix: dict[str, list[Path]] = defaultdict(list)
+    for image in images:
+        suffixes[image.with_suffix("")].add(image.suffix.lower())
+        by_suffix[image.suffix.lower()].append(image)
+    twins = (
+        suffix
+        for suffix, held in by_suffix.items()
+        if all(len(suffixes[image.with_suffix("")]) > 1 for image in held) and _look_like_masks(held)
+    )
+    return [f"*{suffix}" for suffix in twins]
+
+
+def _folder_patterns(folder: Path, images: Sequence[Path]) -> list[str]:
+    """Patterns for folders that are called masks, or like it where an image elsewhere goes with what they hold."""
+    inside: dict[Path, list[Path]] = defaultdict(list)
+    stems = _stems(images)
+    called = {parent: _parents_called(parent, folder) for parent in stems}
+    for image in images:
+        for parent in called[image.parent]:
+            inside[parent].append(image)
+    return [f"{place.name}/*" for place, held in inside.items() if _holds_masks(place, held, stems)]
+
+
+def _holds_masks(place: Path, held: Sequence[Path], stems: dict[Path, set[str]]) -> bool:
+    name = place.name.lower()
+    if name in MASK_NAMES:
+        return True
+    beside = {folder: names for folder, names in stems.items() if place.parent in (folder, folder.parent)}
+    if name in LABEL_NAMES:
+        # As well the name of a product: only what is called images goes with it.
+        beside = {f: names for f, names in beside.items() if f == place.parent or f.name.lower() in IMAGE_NAMES}
+        return _named_as(held, beside)
+    return _named_as(held, beside) and _look_like_masks(held)
+
+
+def _parents_called(folder: Path, root: Path) -> list[Path]:
+    """A folder and those around it, below the root, that may hold masks by their names."""
     around = [folder, *folder.parents][: len(folder.relative_to(root).parts)]
-    return [place for place in around if place.name.lower() in names]
+    return [place for place in around if place.name.lower() in LABEL_NAMES or MASK_WORD.search(place.name)]
 
 
-def _go_with_images(place: Path, held: Sequence[Path], stems: dict[Path, set[str]]) -> bool:
-    """Whether most images of a folder are named as images beside it, or in a folder of images beside it."""
-    beside = {
-        stem
-        for folder, names in stems.items()
-        if folder == place.parent or (folder.parent == place.parent and folder.name.lower() in IMAGE_NAMES)
-        for stem in names
-    }
-    named = [ENDING.sub(r"\1", image.stem).lower() in beside for image in held]
+def _named_as(held: Sequence[Path], images: dict[Path, set[str]]) -> bool:
+    """Whether most files are named as images of these folders."""
+    stems = {stem for names in images.values() for stem in names}
+    named = [MASK_ENDING.sub(r"\1", image.stem).lower() in stems for image in held]
     return 2 * sum(named) > len(named)
+
+
+def _look_like_masks(held: Sequence[Path]) -> bool:
+    """Whether some of the files, evenly taken, hold almost nothing but two values, as photographs do not."""
+    some = held[:: max(1, len(held) // _LOOKED_AT)][:_LOOKED_AT]
+    try:
+        return all(share_of_two_values(path) > _TWO_VALUES for path in some)
+    except DataError:
+        return False
 
 
 def _stems(images: Sequence[Path]) -> dict[Path, set[str]]:

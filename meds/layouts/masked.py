@@ -9,27 +9,33 @@ from typing import Any
 
 from meds.core.dataset import Record
 from meds.core.errors import DataError
-from meds.core.image_files import folder_called, folders_in
+from meds.core.image_files import MASK_ENDING, folder_called, folders_in
 from meds.layouts.layout import Layout, sizes
-from meds.layouts.mask_files import ENDING, Tree
+from meds.layouts.mask_files import Tree
 from meds.plugins.datasets.masked import MaskedDataset, MaskedOptions
+
+_NEARLY_ALL = 0.9
 
 
 def masked(tree: Tree) -> Layout | None:
-    """The layout of `train` and `test` with masks in them, in the folder or in each folder there, if it is that."""
+    """The layout of images with masks beside them, if it is that.
+
+    In `train` and `test`, of the folder or of each folder there; else nearly all images of the folder need a mask.
+    """
     classes = not _splits(tree.root)
     folders = folders_in(tree.root) if classes else [tree.root]
     places = [place for folder in folders for place in _splits(folder)]
-    ending = _ending(tree, places) if folders and len(places) == 2 * len(folders) else None
-    if ending is None:
-        return None
-    options: dict[str, Any] = {
-        "path": str(tree.root.resolve()),
-        "ending": ending,
-        "train": places[0].name,
-        "test": places[1].name,
-    }
-    options |= {"class_folders": True} if classes else {}
+    ending, _ = _ending(tree, places) if folders and len(places) == 2 * len(folders) else (None, 0)
+    options: dict[str, Any] = {"path": str(tree.root.resolve())}
+    if ending is not None:
+        options |= {"ending": ending, "train": places[0].name, "test": places[1].name}
+        options |= {"class_folders": True} if classes else {}
+    else:
+        ending, number = _ending(tree, [tree.root, *tree.filled(tree.root)])
+        if ending is None or number < _NEARLY_ALL * tree.count(tree.root):
+            return None
+        options |= {"ending": ending}
+        places = [tree.root]
     try:
         records = MaskedDataset(MaskedOptions.model_validate(options)).records()
     except DataError:
@@ -46,15 +52,15 @@ def _splits(folder: Path) -> list[Path]:
     return found if len(found) == 2 else []
 
 
-def _ending(tree: Tree, places: Sequence[Path]) -> str | None:
-    """What most masks in these folders have after the name of an image beside them; None if there are none."""
+def _ending(tree: Tree, places: Sequence[Path]) -> tuple[str | None, int]:
+    """What most masks in these folders have after the name of an image beside them, and how many have it."""
     images = {image.with_suffix("") for place in places for image in tree.images(place)}
     endings: Counter[str] = Counter()
     for path in tree.everything:
-        match = ENDING.match(path.stem)
+        match = MASK_ENDING.match(path.stem)
         if match and not images.isdisjoint({path.parent / match[1], path.parent.parent / match[1]}):
             endings[match[2]] += 1
-    return endings.most_common(1)[0][0] if endings else None
+    return endings.most_common(1)[0] if endings else (None, 0)
 
 
 def _told(records: Sequence[Record], ending: str, places: Sequence[Path]) -> list[str]:

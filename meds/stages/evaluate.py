@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from meds.core.student import Student
 from meds.core.thresholds import Booleans, Floats, TrainingScores, class_thresholds
 from meds.core.timing import probes, seconds_of
 from meds.stages.image_scores import ImageScores
+from meds.stages.odd_masks import say_odd_masks, say_unmasked
 from meds.stages.options import EvaluateOptions
 from meds.stages.ranking import ranked_by, ranking_scores
 from meds.stages.thresholds import last_selection, likely_normal, not_trained_on, selects
@@ -148,6 +149,7 @@ class Evaluate(Stage):
         for index, name in enumerate(context.data.class_names):
             rows = [i for i, sample in enumerate(test.samples) if sample.class_index == index]
             judged = _judged_by_pixels(test.samples, rows)
+            say_unmasked(context, name, [test.samples[i] for i in rows])
             maps = test.score(rows, bar, keep=judged)
             labelled = [i for i in rows if test.samples[i].record.label is not None]
             if labelled:
@@ -176,7 +178,7 @@ class Evaluate(Stage):
                 masks[place] = resize_and_crop_mask(
                     mask, context.backbone.preprocessing, how.map_size, how.mask_rule, how.mask_resize
                 )
-        _say_odd_masks(context, covered)
+        say_odd_masks(context, covered)
         return dict(metrics.pixel_metrics(maps.numpy(), masks, self.options.aupro_limit, context.runtime.threads))
 
     def _calibration(
@@ -190,18 +192,6 @@ class Evaluate(Stage):
             name: class_thresholds(scores, index, selected, unseen, normal, rate)
             for index, name in enumerate(context.data.class_names)
         }
-
-
-def _say_odd_masks(context: StageContext, covered: Mapping[str, float]) -> None:
-    """Name the masks of defective images that cover nothing or everything; `covered` is the share of each, 0 to 1."""
-    background = "if that is not meant (a white background, a mask in the alpha channel), save them as white on black"
-    for share, text in (
-        (0, "hold no defect, and their pixels count as normal"),
-        (1, f"cover all of their image; {background}"),
-    ):
-        odd = [path for path, found in covered.items() if found == share]
-        if odd:
-            context.reporter.say(f"{len(odd)} of the defective images' masks {text}; the first is {odd[0]}.")
 
 
 def _remembered(context: StageContext) -> Tensor | None:

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from meds.core.data import MINIMUM_TRAINING_IMAGES, too_few_images
 from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, DatasetOptions, Record
 from meds.core.errors import DataError
-from meds.core.folder_names import ABNORMAL_NAMES, NORMAL_NAMES
+from meds.core.folder_names import ABNORMAL_NAMES, NORMAL_NAMES, is_called
 from meds.core.hookspecs import hookimpl
 from meds.core.image_files import (
     EXCLUDE,
@@ -54,7 +54,8 @@ class FolderOptions(DatasetOptions):
     )
     class_folders: bool = Field(
         default=False,
-        description="Whether every sub-folder of `path` is a class of its own; the other options hold for each.",
+        description="Whether every sub-folder of `path` with images is a class of its own; the other options hold for "
+        "each.",
     )
     recursive: bool = Field(default=False, description="Whether to take the images of sub-folders too.")
     seed: int = Field(default=0, ge=0, description="Draws the normal images that are kept for testing.")
@@ -113,12 +114,16 @@ class FolderDataset(Dataset[FolderOptions]):
         if not folders:
             raise DataError(f"{path}: holds no folder, and `dataset.class_folders` takes each folder as a class.")
         wanted = [folder for folder in folders if not self._left_out(folder)]
+        if not wanted:
+            raise DataError(f"{path}: no folder in it holds an image; check `dataset.path`.")
         return [record for folder in wanted for record in self._of_folder(folder).records()]
 
     def _left_out(self, folder: Path) -> bool:
-        """Whether `exclude` leaves out every image of a folder, as of a folder of masks beside the classes."""
-        found = list_images(folder, recursive=True) if self.options.exclude else []
-        return bool(found) and all(excluded(path, self._root, self.options.exclude) for path in found)
+        """Whether nothing in a folder can be an image of a class: other files, or what `exclude` leaves out."""
+        found = list_images(folder, recursive=True)
+        if not found:
+            return any(folder.iterdir())
+        return all(excluded(path, self._root, self.options.exclude) for path in found)
 
     def _of_folder(self, folder: Path) -> FolderDataset:
         return FolderDataset(
@@ -223,8 +228,8 @@ def _masks(masks: Path, abnormal: Path, images: Sequence[Path], recursive: bool)
 def _advice(folder: Path) -> str:
     """What to do about a folder without images: ends the sentence of a DataError."""
     folders = [entry for entry in sorted(folder.iterdir()) if entry.is_dir()]
-    normal = [entry.name for entry in folders if entry.name.lower() in NORMAL_NAMES]
-    abnormal = [entry.name for entry in folders if entry.name.lower() in ABNORMAL_NAMES]
+    normal = [entry.name for entry in folders if is_called(entry.name, NORMAL_NAMES)]
+    abnormal = [entry.name for entry in folders if is_called(entry.name, ABNORMAL_NAMES)]
     settings = [f"`dataset.normal: {name}`" for name in normal[:1]]
     settings += [f"`dataset.abnormal: {name}`" for name in abnormal[:1]]
     if settings:

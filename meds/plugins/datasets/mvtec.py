@@ -10,7 +10,7 @@ from pydantic import Field
 
 from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, DatasetOptions, Record, Split
 from meds.core.errors import DataError
-from meds.core.folder_names import NORMAL_NAMES
+from meds.core.folder_names import NORMAL_NAMES, is_called
 from meds.core.hookspecs import hookimpl
 from meds.core.image_files import EXCLUDE, folder_called, folders_in, list_wanted, masks_by_image
 from meds.core.registry import Plugin
@@ -32,10 +32,10 @@ class MvtecDataset(Dataset[MvtecOptions]):
     """`<class>/train/good`, `<class>/test/<defect>` and `<class>/ground_truth/<defect>/<stem>_mask.png`.
 
     Folders named good, ok, normal or otherwise as normal (`NORMAL_NAMES`) hold normal images; any other folder, also
-    below `train`, is a defect type. Capitals do not matter, and images may lie in folders further down.
-    A mask may also be named `<stem>` and have any image suffix, or be a folder `<stem>` of several (MVTec LOCO); a
-    defect without one has no mask. Where there is no `test`, `test_public` with its own `ground_truth` is the test
-    (MVTec AD 2).
+    below `train`, is a defect type. Capitals and signs between words do not matter, and images may lie in folders
+    further down. A mask may also be named `<stem>` and have any image suffix, or be a folder `<stem>` of several (MVTec
+    LOCO); a defect without one has no mask. Where there is no `test`, `test_public` with its own `ground_truth` is the
+    test (MVTec AD 2).
     """
 
     def records(self) -> Sequence[Record]:
@@ -77,7 +77,7 @@ class MvtecDataset(Dataset[MvtecOptions]):
         for kind in folders_in(folder):
             if kind == masks:
                 continue
-            normal = kind.name.lower() in NORMAL_NAMES
+            normal = is_called(kind.name, NORMAL_NAMES)
             found = _Masks(None if normal else folder_called(masks, kind.name))
             for path in list_wanted(kind, True, self.options.path, self.options.exclude):
                 yield Record(

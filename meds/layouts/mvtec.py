@@ -1,0 +1,84 @@
+"""Recognises the layout of MVTec AD, and says which of its folders count as normal and which as defects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from meds.core.folder_names import NORMAL_NAMES, is_called
+from meds.core.image_files import folder_called, folders_in
+from meds.layouts.layout import Layout, quoted, sizes
+from meds.layouts.mask_files import Tree
+from meds.plugins.datasets.mvtec import Parts, parts_of
+
+_NAMED = 4
+
+
+def trains(tree: Tree, folder: Path) -> bool:
+    """Whether a folder is a class in the layout of MVTec AD: its folder `train` has a folder of normal images."""
+    train = folder_called(folder, "train")
+    return train is not None and any(is_called(kind.name, NORMAL_NAMES) for kind in tree.filled(train))
+
+
+def mvtec(tree: Tree, classes: Sequence[Path]) -> Layout:
+    """The layout of these folders, each a class."""
+    parts = {f: parts_of(f) for f in classes}
+    trained = {f: _images_of_kinds(tree, part.train) for f, part in parts.items()}
+    text = ", ".join(f"{f.resolve().name} ({len(listed)} training images)" for f, listed in trained.items())
+    masks = tuple(part.masks for part in parts.values() if part.masks)
+    found = [
+        f"The layout of MVTec AD (train, test, ground_truth), {len(trained)} class{'es' * (len(trained) > 1)}: {text}.",
+        *_tests([part.test for part in parts.values() if part.test], bool(masks)),
+        *_kinds(tree, parts),
+        *_unused(tree, parts),
+    ]
+    block = {"type": "mvtec", "path": str(tree.root.resolve())}
+    images = [image for listed in trained.values() for image in listed]
+    reads = tuple(place for part in parts.values() for place in (part.train, part.test) if place)
+    return Layout(block, found, min(map(len, trained.values())), sizes(images), reads, masks)
+
+
+def _images_of_kinds(tree: Tree, folder: Path | None) -> list[Path]:
+    """The images in the folders of a folder, not those directly in it."""
+    kinds = [] if folder is None else folders_in(folder)
+    return [path for kind in kinds for path in tree.images(kind, recursive=True)]
+
+
+def _tests(tests: Sequence[Path], masks: bool) -> list[str]:
+    if not tests:
+        return []
+    places = sorted({test.name for test in tests if test.name.lower() != "test"})
+    which = f" in {quoted(places)}" if places else ""
+    return [f"The test images{which} are measured against their folders' names" + (" and masks." if masks else ".")]
+
+
+def _kinds(tree: Tree, parts: Mapping[Path, Parts]) -> list[str]:
+    """Sentences about what the names of folders say: known defects to train on, and what is normal in the test."""
+    train = [kind for part in parts.values() if part.train for kind in tree.filled(part.train)]
+    known = {f"'{kind.name}' ({tree.count(kind)})" for kind in train if not is_called(kind.name, NORMAL_NAMES)}
+    test = {k.name for part in parts.values() if part.test for k in tree.filled(part.test) if k != part.masks}
+    normal = sorted(name for name in test if is_called(name, NORMAL_NAMES))
+    said = []
+    if known:
+        said.append(
+            f"Training images in {', '.join(sorted(known))} are known defects: they stay, and reports count them."
+        )
+    if test:
+        defects = sorted(test - {*normal})
+        more = f" and {len(defects) - _NAMED} more" if len(defects) > _NAMED else ""
+        shown = quoted(defects[:_NAMED]) + more if defects else "none"
+        said.append(f"Normal there: {quoted(normal) or 'none'}; types of defect: {shown}.")
+    return said
+
+
+def _unused(tree: Tree, parts: Mapping[Path, Parts]) -> list[str]:
+    """Sentences about images that the layout of MVTec AD has no place for."""
+    used = {place for part in parts.values() for place in (part.train, part.test, part.masks)}
+    parents = [*parts] if tree.root in parts else [tree.root, *parts]
+    left = {f.name for parent in parents for f in tree.filled(parent) if f not in used and f not in parts}
+    direct = [path for part in parts.values() if part.train for path in tree.images(part.train)]
+    said = [f"Folders that are left alone: {', '.join(sorted(left))}."] if left else []
+    if direct:
+        text = "1 image lies" if len(direct) == 1 else f"{len(direct)} images lie"
+        said.append(f"{text} directly in 'train' and not in a folder there such as 'good': left alone.")
+    return said

@@ -1,0 +1,98 @@
+"""What is made of a folder of which no layout says what is normal: all its images are trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from meds.layouts.labelled import labelled_classes, labels_of
+from meds.layouts.layout import Layout, quoted, sizes
+from meds.layouts.mask_files import Tree
+
+_PARTS = frozenset({"train", "test", "ground_truth"})
+
+
+def unlabelled(tree: Tree) -> Layout:
+    """The images of a folder, or of the folders in it, each a class."""
+    folder, filled = tree.root, tree.filled(tree.root)
+    block = {"type": "folder", "path": str(folder.resolve())}
+    direct = tree.images(folder)
+    if direct:
+        found = [f"{len(direct)} images with no labels; some of them may be defects."]
+        if filled:
+            names = ", ".join(f.name for f in filled)
+            found.append(f"Folders that are left alone: {names} (`recursive: true` takes their images too).")
+        return Layout(block, found, len(direct), sizes(direct), (folder,))
+    if len(filled) > 1:
+        return _classes(tree, filled)
+    images = tree.images(folder, recursive=True)
+    found = [f"{len(images)} images in the folder '{filled[0].name}', with no labels.", *_further_down(tree)]
+    return Layout({**block, "recursive": True}, found, len(images), sizes(images), (folder,))
+
+
+def flat_training(tree: Tree, train: Path) -> Layout:
+    """The images that lie in a folder of training images itself."""
+    images, folder = tree.images(train), tree.root
+    block = {"type": "folder", "path": str(train.resolve()), "class_name": folder.resolve().name or "images"}
+    left = [f for f in tree.filled(folder) if f != train]
+    found = [f"{len(images)} images with no labels in '{train.name}'; some of them may be defects."]
+    tests = [f for f in left if f.name.lower() == "test" and tree.filled(f)]
+    if tests:
+        kinds = quoted([f.name for f in tree.filled(tests[0])])
+        found.append(
+            f"'{tests[0].name}' with {kinds} is left alone; to measure against these folders, move the training images "
+            f"to '{train.name}/good', which makes it the layout of MVTec AD, and call this again."
+        )
+    others = [f.name for f in left if f not in tests]
+    if others:
+        found.append(f"Folders that are left alone, as they say of no image what it is: {', '.join(others)}.")
+    return Layout(block, found, len(images), sizes(images), (train,))
+
+
+def training_alone(tree: Tree, train: Path, inner: Layout) -> Layout:
+    """The layout `inner` of a folder of training images, none of whose folders is called as normal ones are."""
+    dataset = dict(inner.dataset)
+    if dataset["type"] == "folder" and "class_folders" not in dataset:
+        dataset["class_name"] = tree.root.resolve().name or "images"
+    left = [f.name for f in tree.filled(tree.root) if f != train]
+    found = [f"Training images in '{train.name}', of whose folders none is called 'good' or 'normal':", *inner.found]
+    if left:
+        found.append(
+            f"Left alone: {quoted(left)}. To measure against test images, call the folders of normal ones 'good' there "
+            f"and in '{train.name}', which makes it the layout of MVTec AD, and call this again."
+        )
+    return replace(inner, dataset=dataset, found=found)
+
+
+def _further_down(tree: Tree) -> list[str]:
+    """A sentence about folders called train and test that lie below the folders of this one."""
+    places = {place for path in tree.everything for place in path.parents if place.name.lower() in _PARTS}
+    holders = sorted({p.parent for p in places if tree.root in p.parent.parents})
+    if not holders:
+        return []
+    return [
+        f"Folders called train, test or ground_truth lie further down, in {holders[0].relative_to(tree.root)}: if they "
+        "are meant so, call this with the folder that holds them."
+    ]
+
+
+def _classes(tree: Tree, folders: Sequence[Path]) -> Layout:
+    labels = [labels_of(tree, f) for f in folders]
+    if labels[0] is not None and all(label == labels[0] for label in labels):
+        return labelled_classes(tree, folders, labels[0])
+    held = {f: tree.images(f, recursive=True) for f in folders}
+    images = [image for listed in held.values() for image in listed]
+    text = ", ".join(f"{f.name} ({len(listed)})" for f, listed in held.items())
+    found = [
+        f"{len(held)} folders of images, each taken as a class (a product type) of its own: {text}.",
+        "If they are one class, write `recursive: true` in place of `class_folders: true`; if one holds normal images "
+        "and the others defects, `normal: NAME`, `abnormal: .` and `recursive: true`.",
+    ]
+    if any(labels):
+        found.append("Folders inside them are not taken as labels, because they are not called the same in each.")
+    found += _further_down(tree)
+    nested = any(len(listed) != len(tree.images(f)) for f, listed in held.items())
+    block = {"type": "folder", "path": str(tree.root.resolve()), "class_folders": True}
+    block |= {"recursive": True} if nested else {}
+    return Layout(block, found, min(map(len, held.values())), sizes(images), (tree.root,))
