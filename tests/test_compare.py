@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from meds.core.comparison import AS_WRITTEN, METHODS, cases, spec_of
+from meds.cli.compare import show_rows
+from meds.core.comparison import AS_WRITTEN, METHODS, Row, cases, spec_of
 from meds.core.errors import SpecError, UserError
 from meds.core.registry import registry
 from meds.core.spec_source import SpecSource, parse_spec
@@ -133,6 +134,19 @@ def test_the_command_runs_the_parts_and_prints_one_table(
     last = {line.split(",")[2]: line.split(",") for line in (directory / "selection.csv").read_text().splitlines()[1:]}
     injected, selected = (sum(int(line[column]) for line in last.values()) for column in (9, 3))
     assert row["injected_selected"] == pytest.approx(injected / selected)
+
+
+def row(noise: float, lacking: list[str], tests: str) -> Row:
+    return Row("r", "s", "rd", "full", noise, 0, noise, 1.0, {"image_auroc": 0.9}, lacking, tests)
+
+
+def test_what_keeps_rows_from_being_compared_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    show_rows([row(0.0, [], "a"), row(0.4, [], "a")])
+    assert "means" not in capsys.readouterr().out
+    show_rows([row(0.0, [], "a"), row(0.4, ["bolt"], "b")])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Some means are without bolt: not both normal and defective images to test on." in said
+    assert "Not all rows are measured on the same test images (with `overlap: false` the injected ones" in said
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -222,3 +223,14 @@ def test_the_protocol_is_registered_and_every_option_is_described() -> None:
     assert plugins.broken == []
     assert registration.load() is InjectProtocol
     assert all(field.description for field in registration.plugin.options.model_fields.values())
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_defect_that_is_a_training_image_already_is_not_injected(overlap: bool) -> None:
+    records = make_class("one", 20, {"dent": 10})
+    present = [replace(record, split="train") for record in defects_of(records)[:6]]
+    result = inject([*records, *present], ratio=0.5, overlap=overlap)
+    counts = Counter(record.path for record in result.train)
+    assert set(counts.values()) == {1}
+    noise = result.report.classes["one"]
+    assert (noise.already_present, noise.anomalies_available, noise.requested, noise.injected) == (6, 4, 10, 4)

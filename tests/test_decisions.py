@@ -203,7 +203,9 @@ def test_defects_leave_and_confirmed_images_are_always_selected(finished: Any) -
     rows = finished.rows("ranking.csv")
     assert not defects & {row["path"] for row in rows}
     assert {row["selected"] for row in rows if row["path"] == kept} == {"1"}
-    assert finished.json("metrics.json")["noise"]["decisions"]["weave"]["known_defects_left"] == 0
+    noise = finished.json("metrics.json")["noise"]
+    assert noise["decisions"]["weave"]["known_defects_left"] == 0
+    assert noise["total"]["in_both_splits"] == 0
 
 
 def test_confirmed_images_alone_leave_memory_and_distillation_as_they_are(finished: Any) -> None:
@@ -219,6 +221,8 @@ def test_defects_may_enter_the_test(finished: Any) -> None:
     rows = finished.rows("predictions.csv")
     assert len(rows) == before + 1
     assert [row["label"] for row in rows if row["path"] == path] == ["1"]
+    (moved,) = [row for row in finished.rows("data.csv") if row["path"] == path]
+    assert (moved["split"], moved["defect"]) == ("test", "")
 
 
 def test_a_class_that_loses_its_images_is_named(finished: Any) -> None:

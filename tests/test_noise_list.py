@@ -60,6 +60,7 @@ def test_the_training_set_is_the_list(tmp_path: Path, overlap: bool) -> None:
     assert len(result.test) == (7 if overlap else 6)
     noise = result.report.classes["bottle"]
     assert (noise.normals, noise.injected, noise.dropped_normals, noise.ratio_of_normal) == (2, 1, 2, 0.5)
+    assert result.report.as_dict()["ignored"] == {"cable": 1}
     assert result.report.as_dict()["overlap"] is overlap
 
 
@@ -114,11 +115,13 @@ def test_the_report_of_a_run_says_what_is_in_both_splits(
     said = " ".join(capsys.readouterr().out.split())
     assert "bottle: 1 defects among 2 normal training images (50.0 % of the normals, 33.3 % of all)" in said
     assert ("Test images that are training images too: 1" in said) == overlap
+    assert "Normal training images that are left out: 2" in said
+    assert "Images of classes that are not used, in the noise list: 1 (cable)" in said
 
 
 def test_a_list_without_normal_images_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
     row = {"injected": 3, "already_present": 0, "normals": 0, "ratio_of_normal": None, "ratio_of_total": 1.0}
-    show_noise({"classes": {"bottle": row}, "total": {"in_both_splits": 0}})
+    show_noise({"classes": {"bottle": row}, "total": {"in_both_splits": 0, "dropped_normals": 0}})
     said = " ".join(capsys.readouterr().out.split())
     assert said == "bottle: 3 defects among 0 normal training images (– % of the normals, 100.0 % of all)"
 
@@ -200,3 +203,13 @@ def test_a_block_that_two_protocols_claim_needs_a_type() -> None:
     registry.register_module(Counted(), "somebody", "1.0")
     with pytest.raises(SpecError, match="`noise` needs a `type:`"):
         resolve_spec(parse_spec(SPEC.replace("NOISE", "count: 3"), "spec.yaml"), registry)
+
+
+def test_paths_as_windows_writes_them(tmp_path: Path) -> None:
+    result = protocol(write(tmp_path, "bottle\\train\\good\\003.png", "bottle/train/good/000.png")).apply(RECORDS)
+    assert [Path(r.path).stem for r in result.train] == ["000", "003"]
+
+
+def test_a_list_with_other_separators_says_what_was_found(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="only 'filename;clsname'; the columns are separated by commas"):
+        protocol(write(tmp_path, *ROWS, header="filename;clsname")).apply(RECORDS)

@@ -80,6 +80,8 @@ def _run(wanted: Sequence[Case], runs_dir: Path, quiet: bool) -> list[Row]:
 
 def show_rows(rows: Sequence[Row]) -> None:
     """Print the means over seeds, in percent; columns that no row has are left out."""
+    from meds.core.comparison import different_tests, lacking_classes
+
     groups: dict[tuple[float, str, str], list[Row]] = {}
     for row in rows:
         # The written spec's own noise has no ratio to sort by; it stands alone then.
@@ -98,6 +100,8 @@ def show_rows(rows: Sequence[Row]) -> None:
         name = [group[0].spec] if several else []
         table.add_row(percent(noise), *name, _title(group[0]), *(percent(figures[key]) for key in shown))
     console.print(table)
+    for sentence in [*lacking_classes(rows), *different_tests(rows)]:
+        console.print(sentence, soft_wrap=True, markup=False, highlight=False)
 
 
 def _title(row: Row) -> str:

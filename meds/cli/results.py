@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from meds.cli.console import console, new_table
-from meds.core.metric_names import METRIC_NAMES
+from meds.core.metric_names import METRIC_NAMES, without_figure
 from meds.core.units import percent
 
 TITLES = {key: name.replace(" ", "\n") for key, name in METRIC_NAMES.items()}
@@ -23,6 +23,9 @@ def show_metrics(metrics: Mapping[str, Any]) -> None:
         for name, row in rows.items():
             table.add_row(name, *(percent(row[key]) for key in shown))
         console.print(table)
+        lacking = without_figure(classes)
+        if lacking:
+            console.print(f"The mean is without {', '.join(lacking)}: not both normal and defective images to test on.")
     if metrics.get("calibration"):
         _show_thresholds(metrics["calibration"])
     ranking = metrics["ranking"]["classes"]
@@ -69,6 +72,12 @@ def show_noise(noise: Mapping[str, Any]) -> None:
     elsewhere = noise.get("decisions_elsewhere", 0)
     if elsewhere:
         console.print(f"Decisions about images that are not among the training images: {elsewhere}")
+    dropped, ignored = noise["total"]["dropped_normals"], noise.get("ignored", {})
+    if dropped:
+        console.print(f"Normal training images that are left out: {dropped}")
+    if ignored:
+        named = f"{', '.join(sorted(ignored)[:5])}{' and more' * (len(ignored) > 5)}"
+        console.print(f"Images of classes that are not used, in the noise list: {sum(ignored.values())} ({named})")
     shared = noise["total"]["in_both_splits"]
     if shared:
         console.print(f"Test images that are training images too: {shared}")

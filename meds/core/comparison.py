@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from meds.core.data import digest_of_tests
 from meds.core.errors import UserError
+from meds.core.metric_names import without_figure
 from meds.core.registry import Registry, unknown_name
 from meds.core.run_directory import RunDirectory, read_table
 from meds.core.spec import Spec, resolve_spec
@@ -45,7 +47,8 @@ class Row:
 
     `figures` has the means over classes of all image and pixel figures, of the ranking of the training images
     (`ranking_*`), and `injected_selected`, the share of known defects among the images selected at the last epoch;
-    None where a figure is undefined. `seconds` is what the stages took when they were computed.
+    None where a figure is undefined. `seconds` is what the stages took when they were computed. `not_in_means` are the
+    classes without figures, as those without a defect left to test on; `test_images` is a digest of the test images.
     """
 
     run: str
@@ -57,12 +60,42 @@ class Row:
     noise: float | None
     seconds: float
     figures: dict[str, float | None]
+    not_in_means: list[str]
+    test_images: str
 
     def as_dict(self) -> dict[str, Any]:
         """One flat table row, ready for JSON."""
         row = asdict(self)
         figures = row.pop("figures")
         return {**row, **figures}
+
+
+class Measured(Protocol):
+    """What a row of figures says of the images that it was measured on."""
+
+    @property
+    def not_in_means(self) -> list[str]:
+        """Classes that the means over classes are without."""
+
+    @property
+    def test_images(self) -> str:
+        """A digest of the test images."""
+
+
+def lacking_classes(rows: Sequence[Measured]) -> list[str]:
+    """A sentence if some means are means of fewer classes than others; none else."""
+    names = sorted({name for row in rows for name in row.not_in_means})
+    told = f"Some means are without {', '.join(names)}: not both normal and defective images to test on."
+    return [told] if names else []
+
+
+def different_tests(rows: Sequence[Measured]) -> list[str]:
+    """A sentence if not all rows are measured on the same test images; none else."""
+    told = (
+        "Not all rows are measured on the same test images (with `overlap: false` the injected ones are taken out): "
+        "compare those of one noise ratio."
+    )
+    return [told] if len({row.test_images for row in rows}) > 1 else []
 
 
 def cases(
@@ -188,7 +221,8 @@ def run_case(case: Case, registry: Registry, runs: Path, reporter: Reporter) -> 
 
     spec = spec_of(case, registry)
     directory = runs / spec.name
-    metrics = Runner(Pipeline(spec, registry), RunRequest(directory), reporter).run()
+    pipeline = Pipeline(spec, registry)
+    metrics = Runner(pipeline, RunRequest(directory), reporter).run()
     if metrics is None:
         raise UserError(f"{case.source.name}: there is nothing to compare without the stage evaluate.")
     state = RunDirectory(directory).read_state()
@@ -203,6 +237,8 @@ def run_case(case: Case, registry: Registry, runs: Path, reporter: Reporter) -> 
         noise=metrics["noise"]["total"]["ratio_of_normal"],
         seconds=sum(stage["cost"]["wall_s"] for stage in state["stages"]),
         figures={**metrics["mean"], **ranking, "injected_selected": _injected_among_selected(directory)},
+        not_in_means=without_figure(metrics["classes"]),
+        test_images=digest_of_tests(pipeline.data.test),
     )
 
 

@@ -63,14 +63,16 @@ class ClassNoise:
 class NoiseReport:
     """What a noise protocol did: for every class, in total, and with which options.
 
-    `protocol` is None for data used as they are. `overlap` says whether the injected images stay in the
-    test split; results with and without overlap must not be compared. `options` must be ready for JSON.
+    `protocol` and `overlap` are None for data used as they are. `overlap` says whether the injected images stay in
+    the test split; results with and without overlap must not be compared. `options` must be ready for JSON.
+    `ignored` counts, by class, images that were named for training and are of classes that the data do not have.
     """
 
     classes: Mapping[str, ClassNoise]
     protocol: str | None = None
-    overlap: bool = False
+    overlap: bool | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    ignored: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> ClassNoise:
@@ -91,6 +93,7 @@ class NoiseReport:
             "protocol": self.protocol,
             "overlap": self.overlap,
             "options": dict(self.options),
+            "ignored": dict(self.ignored),
             "classes": {name: noise.as_dict() for name, noise in self.classes.items()},
             "total": self.total.as_dict(),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from meds.core import files
-from meds.core.contamination import Contaminated, NoiseProtocol, without_noise
+from meds.core.contamination import NoiseProtocol, without_noise
 from meds.core.dataset import Dataset, Record
 from meds.core.errors import DataError
 
@@ -147,27 +148,25 @@ def scan(dataset: Dataset[Any], protocol: NoiseProtocol | None) -> RunData:
     result = without_noise(kept) if protocol is None else protocol.apply(kept)
     names = tuple(sorted({record.class_name for record in (*result.train, *result.test)}))
     check_classes(names, result.train)
-    return RunData(
-        names,
-        tuple(
-            Sample(record, digests[record.path], names.index(record.class_name), injected)
-            for record, injected in zip(result.train, result.injected, strict=True)
-        ),
-        tuple(Sample(record, digests[record.path], names.index(record.class_name)) for record in result.test),
-        _with_shared(result, digests),
-        tuple(unreadable),
+    train = tuple(
+        Sample(record, digests[record.path], names.index(record.class_name), injected)
+        for record, injected in zip(result.train, result.injected, strict=True)
     )
+    test = tuple(Sample(record, digests[record.path], names.index(record.class_name)) for record in result.test)
+    return RunData(names, train, test, with_shared(result.report.as_dict(), train, test), tuple(unreadable))
 
 
-def _with_shared(result: Contaminated, digests: Mapping[str, str]) -> dict[str, Any]:
-    """The noise report with the number of test images that are training images too."""
-    report = result.report.as_dict()
-    trained = {digests[record.path] for record in result.train}
-    shared = Counter(record.class_name for record in result.test if digests[record.path] in trained)
-    for name, row in report["classes"].items():
-        row["in_both_splits"] = shared[name]
-    report["total"]["in_both_splits"] = shared.total()
-    return report
+def with_shared(noise: Mapping[str, Any], train: Sequence[Sample], test: Sequence[Sample]) -> dict[str, Any]:
+    """A noise report with the number of test images that are training images too, by class and in total."""
+    trained = {sample.digest for sample in train}
+    shared = Counter(sample.record.class_name for sample in test if sample.digest in trained)
+    classes = {name: {**row, "in_both_splits": shared[name]} for name, row in noise["classes"].items()}
+    return {**noise, "classes": classes, "total": {**noise["total"], "in_both_splits": shared.total()}}
+
+
+def digest_of_tests(test: Sequence[Sample]) -> str:
+    """A digest of which images a run is measured on, whatever their order."""
+    return hashlib.sha256("".join(sorted(sample.digest for sample in test)).encode()).hexdigest()
 
 
 def _check_mask(dataset: Dataset[Any], record: Record) -> None:

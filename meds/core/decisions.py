@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
-from meds.core.data import RunData, Sample, check_classes
-from meds.core.dataset import ANOMALOUS
+from meds.core.data import RunData, Sample, check_classes, with_shared
+from meds.core.dataset import ANOMALOUS, NORMAL
 
 Verdict = Literal["defect", "normal", "unsure", "undone"]
 
@@ -50,8 +50,8 @@ def standing(decisions: Sequence[Decision]) -> dict[str, Decision]:
 def apply_decisions(data: RunData, decisions: Mapping[str, Decision], defects_to_test: bool) -> RunData:
     """Confirmed defects leave the training images, confirmed normal images are marked.
 
-    `defects_to_test` puts the defects among the test images, as anomalous ones without a mask. The noise report stays
-    as the protocol wrote it and gets a block `decisions`: what was removed, confirmed, and which defects are left; and
+    `defects_to_test` puts the defects among the test images, as anomalous ones, with the mask that they have. The noise
+    report gets a block `decisions`: what was removed, confirmed, and which defects are left; and
     `decisions_elsewhere`, how many decisions are about none of the training images.
     """
     kept, dropped = [], []
@@ -66,13 +66,16 @@ def apply_decisions(data: RunData, decisions: Mapping[str, Decision], defects_to
     if defects_to_test:
         known = {sample.digest for sample in test}
         test += [_as_test_image(sample) for sample in dropped if sample.digest not in known]
-    noise = _noise_after(data, kept, dropped)
+    noise = with_shared(_noise_after(data, kept, dropped), kept, test)
     noise["decisions_elsewhere"] = len(decisions.keys() - {sample.digest for sample in data.train})
     return replace(data, train=tuple(kept), test=tuple(test), noise=noise)
 
 
 def _as_test_image(sample: Sample) -> Sample:
-    return Sample(replace(sample.record, split="test", label=ANOMALOUS), sample.digest, sample.class_index)
+    record = sample.record
+    # The type of defect of a known normal image is "good".
+    defect = None if record.label == NORMAL else record.defect
+    return Sample(replace(record, split="test", label=ANOMALOUS, defect=defect), sample.digest, sample.class_index)
 
 
 def _noise_after(data: RunData, kept: Sequence[Sample], dropped: Sequence[Sample]) -> dict[str, object]:

@@ -1,6 +1,8 @@
-"""The names of the metrics as people read them."""
+"""The names of the metrics as people read them, and which classes have none."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 METRIC_NAMES = {
     "image_auroc": "image AUROC",
@@ -11,3 +13,9 @@ METRIC_NAMES = {
     "pixel_f1max": "pixel F1-max",
     "pixel_aupro": "pixel AUPRO",
 }
+
+
+def without_figure(per_class: Mapping[str, Mapping[str, float | None]], name: str = "image_auroc") -> list[str]:
+    """Classes that lack a figure which others have, so that a mean over classes is a mean of fewer."""
+    lacking = [label for label, figures in per_class.items() if figures.get(name) is None]
+    return lacking if len(lacking) < len(per_class) else []

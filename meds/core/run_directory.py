@@ -138,11 +138,15 @@ class RunDirectory:
         if "selection.json" not in student.manifest["files"]:
             return
         rows = student.json("selection")
-        histories = list(student.tensors("selection").values())
+        histories = student.tensors("selection").values()
+        injected: dict[str, list[int]] = {name: [] for name in data.class_names}
+        for place, sample in enumerate(data.train):
+            if sample.injected:
+                injected[sample.record.class_name].append(place)
+        counts = {name: [h[:, places].sum(dim=1).tolist() for h in histories] for name, places in injected.items()}
         for row in rows:
-            members = [i for i, s in enumerate(data.train) if s.record.class_name == row["class"] and s.injected]
             row["injected_selected"] = sum(
-                int(h[row["epoch"], i]) for h in histories for i in members if row["epoch"] < len(h)
+                int(epochs[row["epoch"]]) for epochs in counts[row["class"]] if row["epoch"] < len(epochs)
             )
         self._csv("selection.csv", SELECTION_COLUMNS, rows)
 

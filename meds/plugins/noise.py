@@ -117,7 +117,9 @@ class InjectProtocol(NoiseProtocol):
         own = [(index, record) for index, record in enumerate(records) if record.class_name == name]
         train = [record for _, record in own if record.split == "train"]
         normals = [i for i, record in own if record.split == "train" and record.label != ANOMALOUS]
-        defects = [record for _, record in own if record.split == "test" and record.label == ANOMALOUS]
+        # A data set may hold known defects in both splits by itself; those cannot be injected once more.
+        present = {record.path for record in train}
+        defects = [r for _, r in own if r.split == "test" and r.label == ANOMALOUS and r.path not in present]
         requested = round(self.options.per_normal * len(normals))
         generator = np.random.default_rng(derive_seed(self.options.seed, "noise", name))
         count, keep = self._resolve(name, requested, len(defects), len(normals))

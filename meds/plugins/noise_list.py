@@ -61,8 +61,8 @@ class ListProtocol(NoiseProtocol):
     """Takes the training images of a list; a defect whose path lies under `test/` is injected.
 
     Paths are matched by class, split, defect type and file name, so that a data set in another folder layout
-    with the same file names serves as well. Rows of classes that the spec leaves out are ignored, and so are
-    other columns: the class is the one in the path.
+    with the same file names serves as well. Rows of classes that the data do not have are ignored and counted;
+    other columns are ignored: the class is the one in the path.
     """
 
     options: ListOptions
@@ -77,7 +77,8 @@ class ListProtocol(NoiseProtocol):
         or lacks a class.
         """
         names = class_names(records)
-        counts = Counter(row.path for row in self._rows(names, Counter(map(layout_path, records))))
+        listed = _read(self.options.list)
+        counts = Counter(row.path for row in self._of_classes(listed, names, Counter(map(layout_path, records))))
         train = [r for r in records for _ in range(counts[layout_path(r)]) if r.split == "train"]
         drawn = [r for r in records for _ in range(counts[layout_path(r)]) if r.split == "test"]
         removed = set() if self.options.overlap else set(drawn)
@@ -86,15 +87,21 @@ class ListProtocol(NoiseProtocol):
             everything,
             tuple(record.label == ANOMALOUS for record in everything),
             tuple(record for record in records if record.split == "test" and record not in removed),
-            NoiseReport(_counts(names, records, train, drawn), "list", self.options.overlap, self._described()),
+            NoiseReport(
+                _counts(names, records, train, drawn),
+                "list",
+                self.options.overlap,
+                self._described(),
+                Counter(row.class_name for row in listed if row.class_name not in names),
+            ),
         )
 
     def _described(self) -> dict[str, object]:
         return self.options.model_dump(mode="json")
 
-    def _rows(self, names: Sequence[str], known: Counter[str]) -> list[_Row]:
+    def _of_classes(self, listed: Sequence[_Row], names: Sequence[str], known: Counter[str]) -> list[_Row]:
         path = self.options.list
-        rows = [row for row in _read(path) if row.class_name in names]
+        rows = [row for row in listed if row.class_name in names]
         for row in rows:
             if row.path not in known:
                 raise DataError(f"{path}:{row.line}: the data set has no image '{row.path}'.")
@@ -119,14 +126,19 @@ def _read(path: Path) -> list[_Row]:
         with path.expanduser().open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if PATH_COLUMN not in (reader.fieldnames or ()):
-                raise DataError(f"{path}:1: has no column '{PATH_COLUMN}'.")
+                raise DataError(
+                    f"{path}:1: has no column '{PATH_COLUMN}', only {', '.join(map(repr, reader.fieldnames or ()))}; "
+                    "the columns are separated by commas."
+                )
             return [_row(path, reader.line_num, row[PATH_COLUMN] or "") for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: the noise list cannot be read ({error}); check `noise.list`.") from error
 
 
 def _row(path: Path, line: int, text: str) -> _Row:
-    parts = text.strip().removeprefix("./").split("/")
+    whole = text.strip()
+    # As a program on Windows writes them.
+    parts = (whole if "/" in whole else whole.replace("\\", "/")).removeprefix("./").split("/")
     if len(parts) < 4 or parts[-3] not in ("train", "test"):
         raise DataError(f"{path}:{line}: '{text}' is no path of the form <class>/train/good/<file>.")
     return _Row(line, parts[-4], "/".join(parts[-4:]))

@@ -8,9 +8,10 @@ from functools import partial
 from statistics import mean
 from typing import Any
 
-from meds.core.comparison import METHODS
+from meds.core.comparison import METHODS, different_tests, lacking_classes
+from meds.core.data import digest_of_tests
 from meds.core.finished_run import FinishedRun
-from meds.core.metric_names import METRIC_NAMES
+from meds.core.metric_names import METRIC_NAMES, without_figure
 from meds.core.units import percent
 from meds.reports.charts import Line, draw_robustness
 from meds.reports.facts import in_line, plain_spec
@@ -27,6 +28,7 @@ _STAGES_OF = {
 }
 # What may differ between runs of one line of the robustness curve.
 _FREE = {"name", "seed", "noise", "device", "threads", "loggers"}
+_NO_CURVE = "No two runs of one line differ in their noise ratio, so there is no robustness curve."
 _MEASURED = ("image_auroc", "pixel_aupro", "ranking_auprc")
 RANKING = {
     "ranking_auprc": "ranking AUPRC",
@@ -50,6 +52,8 @@ class RunRow:
     seed: int
     seconds: float
     figures: Mapping[str, float | None]
+    not_in_means: list[str]
+    test_images: str
 
 
 @dataclass(frozen=True)
@@ -91,15 +95,15 @@ def compare_runs(runs: Sequence[FinishedRun]) -> Comparison:
     }
     means = _means(lines, titles)
     figures = _figures(lines)
-    datasets = [row.setting["dataset"] for row in rows]
+    same = all(row.setting["dataset"] == rows[0].setting["dataset"] for row in rows)
     return Comparison(
         rows,
         [label_of[id(row)] for row in rows],
         titles,
         means if any(group.runs > 1 for group in means) else [],
         figures,
-        all(dataset == datasets[0] for dataset in datasets),
-        [] if figures else ["No two runs of one line differ in their noise ratio, so there is no robustness curve."],
+        same,
+        [*lacking_classes(rows), *(different_tests(rows) if same else []), *([] if figures else [_NO_CURVE])],
     )
 
 
@@ -130,6 +134,8 @@ def run_row(run: FinishedRun) -> RunRow:
         run.state["seed"],
         sum(stage["cost"]["wall_s"] for stage in run.state["stages"] if stage["cost"]),
         {**metrics["mean"], **ranking, "injected_selected": injected if known else None},
+        without_figure(metrics["classes"]),
+        digest_of_tests(run.data.test),
     )
 
 
