@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from meds.core.data import scan
 from meds.core.dataset import Record
 from meds.core.errors import DataError
+from meds.core.stage import SilentReporter
 from meds.plugins.datasets.folder import FolderDataset, FolderOptions
 
 
@@ -73,3 +78,21 @@ def test_a_flat_mask_of_two_images(tmp_path: Path) -> None:
     put(tmp_path, "masks/dent/d1.png")
     found = {Path(r.path).parent.name: r.mask for r in read(tmp_path, **given) if Path(r.path).stem == "d1"}
     assert found == {"dent": str(tmp_path / "masks/dent/d1.png"), "scratch": str(tmp_path / "masks/d1.png")}
+
+
+def test_a_scan_tells_how_far_it_is(tmp_path: Path) -> None:
+    put(tmp_path / "line", "0.png", "1.png", "2.png")
+    steps: list[tuple[str, int]] = []
+
+    class Bar:
+        def advance(self, count: int = 1, note: str = "") -> None:
+            steps.append(("step", count))
+
+    class Told(SilentReporter):
+        @contextmanager
+        def bar(self, title: str, total: int) -> Iterator[Any]:
+            steps.append((title, total))
+            yield Bar()
+
+    scan(FolderDataset(FolderOptions(path=tmp_path / "line")), None, Told())
+    assert steps == [("images", 3), ("step", 1), ("step", 1), ("step", 1)]

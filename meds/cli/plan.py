@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from meds.cli.console import console, duration, new_table, size
+from meds.cli.console import ConsoleReporter, console, duration, new_table, size
 from meds.cli.results import show_noise
 
 
@@ -21,7 +21,7 @@ def show_plan(spec_path: Path, sets: Sequence[str], as_json: bool) -> None:
     from meds.core.estimate import estimate
     from meds.core.pipeline import Pipeline
 
-    pipeline = Pipeline(spec, registry())
+    pipeline = Pipeline(spec, registry(), reporter=None if as_json else ConsoleReporter())
     found = estimate(pipeline)
     if as_json:
         typer.echo(json.dumps(found.as_dict(), indent=2))

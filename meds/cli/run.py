@@ -32,12 +32,13 @@ def run_spec(
     from meds.core.runner import Runner, RunRequest
 
     directory = runs_dir / spec.name
-    pipeline = Pipeline(spec, registry())
+    reporter = ConsoleReporter()
+    pipeline = Pipeline(spec, registry(), reporter=reporter)
     request = RunRequest(directory, first, last, force)
     console.print(f"[bold]{spec.name}[/bold] on {pipeline.runtime.describe()}, in {escape(str(directory))}")
     show_noise(pipeline.data.noise)
     # A mistake that is found until here the same command would find again.
-    runner = Runner(pipeline, request, ConsoleReporter())
+    runner = Runner(pipeline, request, reporter)
     with told_how_to_continue(again):
         metrics = runner.run()
     if metrics is not None:

@@ -221,7 +221,7 @@ def run_case(case: Case, registry: Registry, runs: Path, reporter: Reporter) -> 
 
     spec = spec_of(case, registry)
     directory = runs / spec.name
-    pipeline = Pipeline(spec, registry)
+    pipeline = Pipeline(spec, registry, reporter=reporter)
     metrics = Runner(pipeline, RunRequest(directory), reporter).run()
     if metrics is None:
         raise UserError(f"{case.source.name}: there is nothing to compare without the stage evaluate.")

@@ -7,8 +7,9 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from meds.core import files
 from meds.core.contamination import NoiseProtocol, without_noise
 from meds.core.dataset import Dataset, Record
 from meds.core.errors import DataError
+
+if TYPE_CHECKING:
+    from meds.core.stage import Reporter
 
 COLUMNS = ("path", "sha256", "class", "split", "label", "defect", "mask", "injected")
 MINIMUM_TRAINING_IMAGES = 2
@@ -123,28 +127,27 @@ def _row(sample: Sample, split: str) -> dict[str, str]:
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def scan(dataset: Dataset[Any], protocol: NoiseProtocol | None) -> RunData:
-    """List, hash and check a dataset's images, then apply the noise protocol.
+def scan(dataset: Dataset[Any], protocol: NoiseProtocol | None, reporter: Reporter | None = None) -> RunData:
+    """List, hash and check a dataset's images, then apply the noise protocol; `reporter` shows how far it is.
 
     Raises DataError for an unreadable image (unless the dataset is told to skip them), a mask of
     another size than its image, or a class with fewer than two training images.
     """
+    records = dataset.records()
     digests: dict[str, str] = {}
     unreadable: list[str] = []
     kept: list[Record] = []
-    for record in dataset.records():
-        try:
-            digests[record.path] = dataset.digest(record)
-            if dataset.options.unreadable == "skip":
-                dataset.read_image(record)
-                dataset.read_mask(record)
-        except DataError:
-            if dataset.options.unreadable == "error":
-                raise
-            unreadable.append(record.path)
-            continue
-        _check_mask(dataset, record)
-        kept.append(record)
+    with nullcontext() if reporter is None else reporter.bar("images", len(records)) as bar:
+        for record in records:
+            digest = _digest(dataset, record)
+            if digest is None:
+                unreadable.append(record.path)
+            else:
+                digests[record.path] = digest
+                _check_mask(dataset, record)
+                kept.append(record)
+            if bar is not None:
+                bar.advance()
     result = without_noise(kept) if protocol is None else protocol.apply(kept)
     names = tuple(sorted({record.class_name for record in (*result.train, *result.test)}))
     check_classes(names, result.train)
@@ -154,6 +157,20 @@ def scan(dataset: Dataset[Any], protocol: NoiseProtocol | None) -> RunData:
     )
     test = tuple(Sample(record, digests[record.path], names.index(record.class_name)) for record in result.test)
     return RunData(names, train, test, with_shared(result.report.as_dict(), train, test), tuple(unreadable))
+
+
+def _digest(dataset: Dataset[Any], record: Record) -> str | None:
+    """The digest of an image; None if it or its mask cannot be read and the dataset is told to skip such images."""
+    try:
+        digest = dataset.digest(record)
+        if dataset.options.unreadable == "skip":
+            dataset.read_image(record)
+            dataset.read_mask(record)
+    except DataError:
+        if dataset.options.unreadable == "error":
+            raise
+        return None
+    return digest
 
 
 def with_shared(noise: Mapping[str, Any], train: Sequence[Sample], test: Sequence[Sample]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from meds.core.plan import PlannedStage, layers_read, plan_stages
 from meds.core.registry import OWN_DISTRIBUTION, Registry
 from meds.core.runtime import Precision, Runtime
 from meds.core.spec import Spec
+from meds.core.stage import Reporter
 from meds.core.store import Store
 
 
@@ -26,7 +27,7 @@ class Pipeline:
     """The parts of a spec, each made when first asked for.
 
     `data` are the images where they are known already, so that nothing is scanned; `precision` stands before the
-    spec's.
+    spec's. A scan of many images tells the reporter how far it is.
     """
 
     def __init__(
@@ -36,7 +37,9 @@ class Pipeline:
         home: Path | None = None,
         data: RunData | None = None,
         precision: Precision | None = None,
+        reporter: Reporter | None = None,
     ) -> None:
+        self._reporter = reporter
         self.spec, self.registry, self._data, self._precision = spec, registry, data, precision
         self.home = home or meds_home()
         self.store = Store(self.home)
@@ -58,7 +61,7 @@ class Pipeline:
         if self._data is not None:
             return self._data
         noise, decisions = self.spec.noise, self.spec.decisions
-        data = scan(self.dataset, None if noise is None else noise.registration.load()(noise.options))
+        data = scan(self.dataset, None if noise is None else noise.registration.load()(noise.options), self._reporter)
         if decisions is None:
             return data
         return apply_decisions(data, standing(read_decisions(decisions.file)), decisions.defects_to_test)
