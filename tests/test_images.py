@@ -189,3 +189,12 @@ def test_decompression_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
     with pytest.raises(DataError, match="too many pixels"):
         images.read_rgb(path)
+
+
+@pytest.mark.filterwarnings("error")
+def test_large_images_below_the_limit_are_read_without_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path / "a.png", RAMP)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", RAMP.size - 1)
+    assert images.read_rgb(path).shape == (3, 4, 3)

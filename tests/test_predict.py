@@ -75,6 +75,19 @@ def test_heatmaps_and_masks_have_the_image_s_size_and_a_scale_of_the_class(
     assert (mask > 0).mean() == pytest.approx(share, abs=0.05)
 
 
+def test_heatmaps_of_large_images_are_made_smaller(
+    finished: Any, pictures: Path, meds: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meds.core.heatmaps.LONGEST_SIDE", 60)
+    big = pictures / "weave" / "big.png"
+    Image.open(next((pictures / "weave").glob("*.png"))).resize((150, 90)).save(big)
+    out = finished.root / "out"
+    assert meds("predict", finished.runs / "tiny", big, "--output", out).code == 0
+    row = rows(out)[0]
+    assert Image.open(out / row["heatmap"]).size == (60, 36)
+    assert Image.open(out / row["mask"]).size == (150, 90)
+
+
 def test_an_unreadable_file_is_named_at_the_end_and_the_others_are_done(
     finished: Any, pictures: Path, meds: Callable[..., Finished]
 ) -> None:

@@ -168,11 +168,13 @@ class _Writer:
 
         predictor = self._predictor
         values = heatmaps.on_image(found.map, image.shape[0], image.shape[1], predictor.preprocessing)
+        shown = heatmaps.fit_to_screen(image)
+        drawn = heatmaps.on_image(found.map, shown.shape[0], shown.shape[1], predictor.preprocessing)
         scale = predictor.thresholds.classes[class_name].heatmap
         mask = np.nan_to_num(values, nan=-np.inf) > predictor.thresholds.pixel[class_name]
         name = self._free_name(path)
         places = {kind: self._request.output / f"{kind}s" / f"{name}.png" for kind in PICTURES}
-        files.write_atomic(places["heatmap"], heatmaps.png(heatmaps.overlay(image, values, scale)))
+        files.write_atomic(places["heatmap"], heatmaps.png(heatmaps.overlay(shown, drawn, scale)))
         files.write_atomic(places["mask"], heatmaps.png(mask))
         return {kind: str(place.relative_to(self._request.output)) for kind, place in places.items()}
 

@@ -15,6 +15,7 @@ from meds.core.backbone import Preprocessing
 
 # Perceptually even, and it keeps its order for the colour-blind and in grey print.
 COLOURS = "inferno"
+LONGEST_SIDE = 2048
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
@@ -52,6 +53,16 @@ def overlay(image: Bytes, values: Floats, scale: Sequence[float], opacity: float
     weight = opacity * (colours[..., 3:].astype(np.float32) / 255)
     mixed = (1 - weight) * image + weight * colours[..., :3]
     return np.rint(mixed).astype(np.uint8)
+
+
+def fit_to_screen(image: Bytes) -> Bytes:
+    """An image uint8 [H, W, 3], made smaller if its longer side is over LONGEST_SIDE pixels."""
+    height, width = image.shape[:2]
+    share = LONGEST_SIDE / max(height, width)
+    if share >= 1:
+        return image
+    size = (max(1, round(width * share)), max(1, round(height * share)))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
 
 
 def hex_colours(count: int) -> list[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -163,11 +164,18 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """Open an image file, and turn whatever goes wrong inside the block into an UnreadableImageError."""
     try:
         # Given a path, Pillow may map the file into memory, which mixes up the sides of a turned TIFF.
-        with path.open("rb") as file, Image.open(file) as picture:
+        with path.open("rb") as file, _opened_by_pillow(file) as picture:
             yield picture
     except Exception as error:
         # Damaged files make Pillow's decoders raise errors of many unrelated types.
         raise UnreadableImageError(path, _reason(error)) from error
+
+
+def _opened_by_pillow(file: BinaryIO) -> Image.Image:
+    with warnings.catch_warnings():
+        # Half of what is refused is what a line camera gives, and no attack.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(file)
 
 
 def _reason(error: Exception) -> str:
@@ -176,7 +184,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image, or of an unknown format"
     if isinstance(error, Image.DecompressionBombError):
-        return "has too many pixels to be decoded safely"
+        return "has too many pixels to be decoded safely; cut it into several images or make it smaller"
     if isinstance(error, _UnusableError):
         return str(error)
     if isinstance(error, OSError) and error.strerror is not None:
