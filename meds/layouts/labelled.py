@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from meds.core.folder_names import ABNORMAL_NAMES, NORMAL_NAMES, begins_with, is_called
-from meds.core.image_files import folders_in, list_images
+from meds.core.image_files import MASK_ENDING, folders_in, list_images
 from meds.layouts.layout import Layout, sizes
 from meds.layouts.mask_files import Tree
 
@@ -38,8 +38,6 @@ class Labels:
 def labels_of(tree: Tree, folder: Path) -> Labels | None:
     """The labels that folders' names give; None if no name tells what is normal."""
     filled = tree.filled(folder)
-    # What looks like masks is not in the tree.
-    mask = next((f for f in folders_in(folder) if f not in filled and list_images(f, recursive=True)), None)
     normal, abnormal = _named(filled, NORMAL_NAMES), _named(filled, ABNORMAL_NAMES)
     if normal is None and abnormal is None:
         normal, abnormal = _beginning(filled, NORMAL_NAMES), _beginning(filled, ABNORMAL_NAMES)
@@ -47,8 +45,9 @@ def labels_of(tree: Tree, folder: Path) -> Labels | None:
             return None
     if normal is None and (abnormal is None or not tree.images(folder)):
         return None
-    others = tuple(f.name for f in filled if f not in (normal, abnormal, mask))
+    others = tuple(f.name for f in filled if f not in (normal, abnormal))
     by_type = abnormal is None and bool(others)
+    mask = _masks_of(tree, folder, [f for f in filled if f != normal])
     nested = any(tree.count(f) > len(tree.images(f)) for f in (normal, abnormal) if f is not None)
     return Labels(
         normal="." if normal is None else normal.name,
@@ -57,6 +56,16 @@ def labels_of(tree: Tree, folder: Path) -> Labels | None:
         recursive=by_type or (nested and not (normal is None and others)),
         left=() if by_type else others,
     )
+
+
+def _masks_of(tree: Tree, folder: Path, defective: Sequence[Path]) -> Path | None:
+    """The first folder without photographs in which something is named as a defective image."""
+    stems = {image.stem.lower() for kind in defective for image in tree.images(kind, recursive=True)}
+    for place in folders_in(folder):
+        named = {MASK_ENDING.sub(r"\1", path.stem).lower() for path in list_images(place, recursive=True)}
+        if not tree.count(place) and not stems.isdisjoint(named):
+            return place
+    return None
 
 
 def labelled(tree: Tree, labels: Labels) -> Layout:
