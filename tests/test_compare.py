@@ -146,7 +146,7 @@ def test_what_keeps_rows_from_being_compared_is_said(capsys: pytest.CaptureFixtu
     show_rows([row(0.0, [], "a"), row(0.4, ["bolt"], "b")])
     said = " ".join(capsys.readouterr().out.split())
     assert "Some means are without bolt: not both normal and defective images to test on." in said
-    assert "Not all rows are measured on the same test images (with `overlap: false` the injected ones" in said
+    assert "Not all rows of one seed are measured on the same test images (with `overlap: false` the" in said
 
 
 @pytest.mark.parametrize(

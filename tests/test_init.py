@@ -307,7 +307,7 @@ def test_what_lies_further_down(tmp_path: Path, meds: Callable[..., Finished]) -
     assert "Normal there: 'no_defect'; types of defect: 'crack'." in said
     assert ("bolt", "test", 0, "good") in found(tmp_path / "out.yaml")
     put(*images(tmp_path / "archive" / "data" / "other" / "train"))
-    assert "lie further down, in mvtec/bolt" in written(meds, tmp_path / "archive", "--force")[1]
+    assert "lie further down, in data/mvtec/bolt" in written(meds, tmp_path / "archive", "--force")[1]
 
 
 def test_training_images_of_which_no_folder_is_called_normal(tmp_path: Path, meds: Callable[..., Finished]) -> None:
@@ -381,3 +381,48 @@ def test_real_iad(tmp_path: Path, meds: Callable[..., Finished]) -> None:
     assert "Other lists, for the option `lists`: 'realiad_jsons_sv'." in said
     (folder / "realiad_jsons" / "cap.json").write_text("{}")
     assert written(meds, folder, "--force")[0]["dataset"]["type"] == "folder"
+
+
+def test_folders_that_are_no_classes_of_mvtec_are_left_alone(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    put(*images(tmp_path / "a" / "bolt" / "train" / "good"), *images(tmp_path / "a" / "nut" / "train" / "fine"))
+    spec, said = written(meds, tmp_path / "a")
+    assert spec["dataset"]["classes"] == ["bolt"]
+    assert "Folders that are left alone: nut." in said
+    assert {record.class_name for record in records(tmp_path / "out.yaml")} == {"bolt"}
+
+
+@pytest.mark.parametrize("around", ["images", "train"])
+def test_lots_are_one_class(tmp_path: Path, meds: Callable[..., Finished], around: str) -> None:
+    folder = tmp_path / "line"
+    put(*images(folder / around / "lot1"), *images(folder / around / "lot2", 1))
+    _, said = written(meds, folder)
+    assert {record.class_name for record in records(tmp_path / "out.yaml")} == {"line"}
+    assert len(records(tmp_path / "out.yaml")) == 5
+    assert "They are taken for one class; if 'lot1', 'lot2' are products of their own" in said
+
+
+def test_only_training_images_of_classes_are_trained_on(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "parts"
+    for name in ("a", "b"):
+        put(*(image for part in ("train", "test") for image in images(folder / name / part / "ok_front")))
+    spec, said = written(meds, folder)
+    assert spec["dataset"]["normal"] == "train"
+    assert "call the folders of normal images 'good'" in said
+    assert all("/train/" in record.path for record in records(tmp_path / "out.yaml"))
+
+
+def test_one_class_of_visa_keeps_its_masks_and_name(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "candle"
+    put(*images(folder / "Data/Images/Normal"), *images(folder / "Data/Images/Anomaly"))
+    put(*images(folder / "Data/Masks/Anomaly"))
+    assert written(meds, folder)[0]["dataset"]["mask"] == "Data/Masks/Anomaly"
+    assert {record.class_name for record in records(tmp_path / "out.yaml")} == {"candle"}
+    put(*images(tmp_path / "box" / "images" / "good"), *images(tmp_path / "box" / "images" / "defect"))
+    put(*images(tmp_path / "box" / "ground_truth" / "defect"))
+    spec, said = written(meds, tmp_path / "box", "--force")
+    assert (spec["dataset"]["class_name"], "Left alone beside it: 'ground_truth'." in said) == ("box", True)
+
+
+def test_products_called_trainer_and_valve(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    put(*images(tmp_path / "shop" / "trainer"), *images(tmp_path / "shop" / "valve"))
+    assert written(meds, tmp_path / "shop")[0]["dataset"]["class_folders"] is True

@@ -208,3 +208,26 @@ def test_masks_beside_all_images_without_a_split(tmp_path: Path, meds: Callable[
     assert spec["dataset"] == {"type": "masked", "path": str(folder), "ending": "_label"}
     assert "8 images in 'ksdd', 2 of them defective by their masks ('_label')." in said
     assert len(trained(tmp_path / "out.yaml", folder)) == 8
+
+
+def test_two_kinds_of_masks_beside_images_are_both_left_out(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "parts"
+    put(*images(folder))
+    mask(*(folder / f"{i:02}{ending}.png" for i in range(4) for ending in ("_mask", "_gt")))
+    assert sorted(written(meds, folder)[0]["dataset"]["exclude"]) == ["*_gt.*", "*_mask.*"]
+    assert trained(tmp_path / "out.yaml", folder) == [f"{i:02}.png" for i in range(4)]
+
+
+def test_photographs_that_are_named_like_masks_give_no_labels(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "bottles"
+    put(*images(folder), *(folder / f"{i:02}_label.png" for i in range(4)))
+    assert written(meds, folder)[0]["dataset"]["type"] == "folder"
+
+
+def test_masks_of_types_that_are_numbered_alike_are_not_guessed(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    folder = tmp_path / "parts"
+    put(*(path for kind in ("good", "crack", "hole") for path in images(folder / kind)))
+    mask(*images(folder / "crack_mask"), *images(folder / "hole_mask"))
+    spec, _ = written(meds, folder)
+    assert "mask" not in spec["dataset"]
+    assert len(records(tmp_path / "out.yaml")) == 12

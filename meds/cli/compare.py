@@ -100,7 +100,8 @@ def show_rows(rows: Sequence[Row]) -> None:
         name = [group[0].spec] if several else []
         table.add_row(percent(noise), *name, _title(group[0]), *(percent(figures[key]) for key in shown))
     console.print(table)
-    for sentence in [*lacking_classes(rows), *different_tests(rows)]:
+    each = [[row for row in rows if row.spec == name] for name in dict.fromkeys(row.spec for row in rows)]
+    for sentence in [*lacking_classes(rows), *dict.fromkeys(said for own in each for said in different_tests(own))]:
         console.print(sentence, soft_wrap=True, markup=False, highlight=False)
 
 

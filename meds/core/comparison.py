@@ -74,6 +74,10 @@ class Measured(Protocol):
     """What a row of figures says of the images that it was measured on."""
 
     @property
+    def seed(self) -> int:
+        """The run's seed, by which noise is drawn too."""
+
+    @property
     def not_in_means(self) -> list[str]:
         """Classes that the means over classes are without."""
 
@@ -90,12 +94,12 @@ def lacking_classes(rows: Sequence[Measured]) -> list[str]:
 
 
 def different_tests(rows: Sequence[Measured]) -> list[str]:
-    """A sentence if not all rows are measured on the same test images; none else."""
+    """A sentence if rows of one data set and seed are measured on different test images; none else."""
     told = (
-        "Not all rows are measured on the same test images (with `overlap: false` the injected ones are taken out): "
-        "compare those of one noise ratio."
+        "Not all rows of one seed are measured on the same test images (with `overlap: false` the injected ones are "
+        "taken out): compare those of one noise ratio."
     )
-    return [told] if len({row.test_images for row in rows}) > 1 else []
+    return [told] if len({(row.seed, row.test_images) for row in rows}) > len({row.seed for row in rows}) else []
 
 
 def cases(

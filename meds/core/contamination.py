@@ -17,8 +17,8 @@ class ClassNoise:
 
     `normals`: training images not known to be defects, after the protocol. `already_present`: known
     defects that the training split had before. `anomalies_available`: defects in the test split before
-    anything was drawn. `requested` and `injected`: defects asked for and added, repeats included.
-    `dropped_normals`: normal training images left out to reach the ratio.
+    anything was drawn that are no training images already. `requested` and `injected`: defects asked for
+    and added, repeats included. `dropped_normals`: normal training images left out to reach the ratio.
     """
 
     normals: int

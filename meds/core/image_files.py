@@ -18,6 +18,7 @@ OTHER_SUFFIXES = frozenset(
 MASK_ENDING = re.compile(
     r"(.+?)([-_](?:masks?|labels?|gt|ground_?truth|seg|segmentation|annotations?))$", re.IGNORECASE
 )
+_HIDDEN = (".", "__MACOSX")
 EXCLUDE = (
     "Patterns of images to leave out, capitals or not: `*_mask.*` by their name, or, with a `/` in it as in "
     "`labels/*`, by the end of their path below `path`; `*` stands for any letters, `/` among them."
@@ -47,6 +48,13 @@ def count_suffixes(folder: Path, wanted: frozenset[str]) -> dict[str, int]:
     """How many files of a folder and those in it have each of these suffixes, in small letters, commonest first."""
     suffixes = (os.path.splitext(name)[1].lower() for _, names in _walk(folder, True) for name in names)  # noqa: PTH122
     return dict(Counter(suffix for suffix in suffixes if suffix in wanted).most_common())
+
+
+def holds_other_files_alone(folder: Path) -> bool:
+    """Whether a folder and those in it hold files, and none of them is an image of any format."""
+    names = [name for _, found in _walk(folder, True) for name in found if not name.startswith(".")]
+    suffixes = {os.path.splitext(name)[1].lower() for name in names}  # noqa: PTH122
+    return bool(names) and suffixes.isdisjoint(IMAGE_SUFFIXES | OTHER_SUFFIXES)
 
 
 def list_wanted(folder: Path, recursive: bool, root: Path, exclude: Sequence[str] | None) -> list[Path]:
@@ -101,8 +109,8 @@ def one_line(text: str) -> str:
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """The folders directly in a folder, sorted; hidden ones (".…") are skipped."""
-    return [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+    """The folders directly in a folder, sorted; hidden ones (".…") and what macOS packs beside them are skipped."""
+    return [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not entry.name.startswith(_HIDDEN)]
 
 
 def folder_called(folder: Path | None, *names: str) -> Path | None:
@@ -138,8 +146,10 @@ def masks_by_image(folder: Path, recursive: bool = False) -> dict[str, Path]:
     first wins where there are both. Raises DataError if there is no such folder.
     """
     paths = {path.relative_to(folder).with_suffix("").as_posix(): path for path in list_images(folder, recursive)}
-    ends = ((MASK_ENDING.match(name), path) for name, path in paths.items())
-    return paths | {match[1]: path for match, path in ends if match}
+    ends = [(match, path) for name, path in paths.items() if (match := MASK_ENDING.match(name))]
+    # Of several endings, `_mask` before all others.
+    ends.sort(key=lambda end: end[0][2].lower() == "_mask")
+    return paths | {match[1]: path for match, path in ends}
 
 
 def is_image(name: str) -> bool:

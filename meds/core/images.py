@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageErr
 from meds.core.backbone import Preprocessing
 from meds.core.errors import DataError
 from meds.core.image_files import list_images
+
+# Half as many pixels as are refused is what a line camera gives, and no attack.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _DIGEST_CHUNK = 1 << 20
 _ORIENTATION = ExifTags.Base.Orientation
@@ -164,18 +167,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """Open an image file, and turn whatever goes wrong inside the block into an UnreadableImageError."""
     try:
         # Given a path, Pillow may map the file into memory, which mixes up the sides of a turned TIFF.
-        with path.open("rb") as file, _opened_by_pillow(file) as picture:
+        with path.open("rb") as file, Image.open(file) as picture:
             yield picture
     except Exception as error:
         # Damaged files make Pillow's decoders raise errors of many unrelated types.
         raise UnreadableImageError(path, _reason(error)) from error
-
-
-def _opened_by_pillow(file: BinaryIO) -> Image.Image:
-    with warnings.catch_warnings():
-        # Half of what is refused is what a line camera gives, and no attack.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(file)
 
 
 def _reason(error: Exception) -> str:

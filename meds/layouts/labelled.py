@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from meds.core.errors import DataError
 from meds.core.folder_names import ABNORMAL_NAMES, NORMAL_NAMES, begins_with, is_called
-from meds.core.image_files import MASK_ENDING, folders_in, list_images
+from meds.core.image_files import MASK_ENDING, folders_in
 from meds.layouts.layout import Layout, sizes
 from meds.layouts.mask_files import Tree
+from meds.plugins.datasets.folder import FolderDataset, FolderOptions
 
 
 @dataclass(frozen=True)
@@ -59,18 +62,29 @@ def labels_of(tree: Tree, folder: Path) -> Labels | None:
 
 
 def _masks_of(tree: Tree, folder: Path, defective: Sequence[Path]) -> Path | None:
-    """The first folder without photographs in which something is named as a defective image."""
+    """The folder without photographs in which most is named as defective images; None if nothing is."""
     stems = {image.stem.lower() for kind in defective for image in tree.images(kind, recursive=True)}
-    for place in folders_in(folder):
-        named = {MASK_ENDING.sub(r"\1", path.stem).lower() for path in list_images(place, recursive=True)}
-        if not tree.count(place) and not stems.isdisjoint(named):
-            return place
-    return None
+    named: Counter[Path] = Counter()
+    for place in (f for f in folders_in(folder) if not tree.count(f)):
+        inside = (path for path in tree.everything if place in path.parents)
+        named[place] = len(stems & {MASK_ENDING.sub(r"\1", path.stem).lower() for path in inside})
+    best = named.most_common(1)
+    return best[0][0] if best and best[0][1] else None
+
+
+def _with_masks_that_fit(tree: Tree, labels: Labels, classes: bool) -> Labels:
+    """The labels, without the folder of masks if it cannot be told whose they are."""
+    block = _block(tree.root, labels) | {"class_folders": classes, "exclude": list(tree.patterns) or None}
+    try:
+        FolderDataset(FolderOptions.model_validate({k: v for k, v in block.items() if k != "type"})).records()
+    except DataError:
+        return replace(labels, mask=None)
+    return labels
 
 
 def labelled(tree: Tree, labels: Labels) -> Layout:
     """The layout of a folder with these labels."""
-    folder = tree.root
+    folder, labels = tree.root, _with_masks_that_fit(tree, labels, classes=False)
     normal, abnormal = labels.images(tree, folder)
     found = [f"{len(normal)} images in '{labels.normal}', taken as normal (with unknown mistakes)."]
     found += _tested(labels, abnormal, folder)
@@ -116,6 +130,7 @@ def _trained(normal: Sequence[Path], abnormal: Sequence[Path]) -> int:
 
 def labelled_classes(tree: Tree, folders: Sequence[Path], labels: Labels) -> Layout:
     """The layout of folders that are classes, each with the same labels."""
+    labels = _with_masks_that_fit(tree, labels, classes=True)
     held = {f: labels.images(tree, f) for f in folders}
     text = ", ".join(f"{f.name} ({len(normal)} normal, {len(bad)} defective)" for f, (normal, bad) in held.items())
     found = [f"{len(held)} folders, each taken as a class (a product type) of its own: {text}."]

@@ -83,7 +83,7 @@ def _twin_patterns(images: Sequence[Path]) -> list[str]:
     twins = (
         suffix
         for suffix, held in by_suffix.items()
-        if all(len(suffixes[image.with_suffix("")]) > 1 for image in held) and _look_like_masks(held)
+        if all(len(suffixes[image.with_suffix("")]) > 1 for image in held) and look_like_masks(held)
     )
     return [f"*{suffix}" for suffix in twins]
 
@@ -108,7 +108,7 @@ def _holds_masks(place: Path, held: Sequence[Path], stems: dict[Path, set[str]])
         # As well the name of a product: only what is called images goes with it.
         beside = {f: names for f, names in beside.items() if f == place.parent or f.name.lower() in IMAGE_NAMES}
         return _named_as(held, beside)
-    return _named_as(held, beside) and _look_like_masks(held)
+    return _named_as(held, beside) and look_like_masks(held)
 
 
 def _parents_called(folder: Path, root: Path) -> list[Path]:
@@ -124,7 +124,7 @@ def _named_as(held: Sequence[Path], images: dict[Path, set[str]]) -> bool:
     return 2 * sum(named) > len(named)
 
 
-def _look_like_masks(held: Sequence[Path]) -> bool:
+def look_like_masks(held: Sequence[Path]) -> bool:
     """Whether some of the files, evenly taken, hold almost nothing but two values, as photographs do not."""
     some = held[:: max(1, len(held) // _LOOKED_AT)][:_LOOKED_AT]
     try:

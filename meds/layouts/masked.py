@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from meds.core.dataset import Record
+from meds.core.data import MINIMUM_TRAINING_IMAGES
+from meds.core.dataset import NORMAL, Record
 from meds.core.errors import DataError
 from meds.core.image_files import MASK_ENDING, folder_called, folders_in
 from meds.layouts.layout import Layout, sizes
-from meds.layouts.mask_files import Tree
+from meds.layouts.mask_files import Tree, look_like_masks
 from meds.plugins.datasets.masked import MaskedDataset, MaskedOptions
 
 _NEARLY_ALL = 0.9
@@ -40,10 +41,20 @@ def masked(tree: Tree) -> Layout | None:
         records = MaskedDataset(MaskedOptions.model_validate(options)).records()
     except DataError:
         return None
+    if "train" not in options and not _credible(tree, records, ending):
+        return None
     trained = [record for record in records if record.split == "train"]
     smallest = min(Counter(record.class_name for record in trained).values())
     found = _told(records, ending, places)
     return Layout({"type": "masked", **options}, found, smallest, sizes([Path(record.path) for record in trained]))
+
+
+def _credible(tree: Tree, records: Sequence[Record], ending: str) -> bool:
+    """Whether what is named like masks looks like it, tells normal from defective, and nothing else is read."""
+    masks = [path for path in tree.everything if path.stem.lower().endswith(ending.lower())]
+    normal = sum(record.label == NORMAL for record in records)
+    told = MINIMUM_TRAINING_IMAGES <= normal < len(records) == tree.count(tree.root)
+    return told and look_like_masks(masks)
 
 
 def _splits(folder: Path) -> list[Path]:

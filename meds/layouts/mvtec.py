@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from meds.core.folder_names import NORMAL_NAMES, is_called
 from meds.core.image_files import folder_called, folders_in
@@ -32,7 +33,10 @@ def mvtec(tree: Tree, classes: Sequence[Path]) -> Layout:
         *_kinds(tree, parts),
         *_unused(tree, parts),
     ]
-    block = {"type": "mvtec", "path": str(tree.root.resolve())}
+    block: dict[str, Any] = {"type": "mvtec", "path": str(tree.root.resolve())}
+    if tree.root not in classes and any(folder_called(f, "train") for f in folders_in(tree.root) if f not in parts):
+        # The data set would take every folder with `train` in it.
+        block["classes"] = [f.name for f in classes]
     images = [image for listed in trained.values() for image in listed]
     reads = tuple(place for part in parts.values() for place in (part.train, part.test) if place)
     return Layout(block, found, min(map(len, trained.values())), sizes(images), reads, masks)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from meds.core.errors import DataError
 from meds.core.image_files import OTHER_SUFFIXES, count_suffixes, folder_called, folders_in, printable
-from meds.layouts.labelled import labelled, labels_of
-from meds.layouts.layout import Layout, sizes, without_masks
+from meds.layouts.labelled import Labels, labelled, labels_of
+from meds.layouts.layout import Layout, quoted, sizes, without_masks
 from meds.layouts.mask_files import Tree, tree_of
 from meds.layouts.masked import masked
 from meds.layouts.mvtec import mvtec, trains
@@ -17,7 +18,8 @@ from meds.layouts.real_iad import real_iad
 from meds.layouts.unlabelled import flat_training, training_alone, unlabelled
 from meds.plugins.datasets.visa import SPLIT_TABLE
 
-_PLAIN = {"type", "path", "recursive", "exclude"}
+_PLAIN = {"type", "path", "recursive", "exclude", "class_folders"}
+_SPLIT = re.compile(r"(train|test|val)(?:ing|idation|id)?(?:[\W\d_]|$)", re.IGNORECASE)
 _LABEL_SUFFIXES = frozenset({".csv", ".json", ".xml"})
 VISA_FOLDERS = {"normal": "Data/Images/Normal", "abnormal": "Data/Images/Anomaly", "mask": "Data/Masks/Anomaly"}
 
@@ -33,27 +35,36 @@ def recognise(folder: Path) -> Layout:
     tree = tree_of(folder)
     if not tree.count(folder):
         raise DataError(" ".join([f"{folder}: holds no image, and no folder in it does.", *_unread(folder)]))
-    layout = _of_folder(folder)
+    layout = _of_tree(tree)
     return replace(layout, found=[*layout.found, *_unread(folder, layout)])
 
 
-def _of_folder(folder: Path) -> Layout:
+def _of_tree(tree: Tree) -> Layout:
     """The layout of a folder, or of the one folder in it that holds everything, or training images, alone."""
-    tree = tree_of(folder)
-    train, filled = folder_called(folder, "train"), tree.filled(folder)
+    folder, filled = tree.root, tree.filled(tree.root)
+    train = folder_called(folder, "train")
     if train and tree.filled(train) and not tree.images(train) and not trains(tree, folder):
-        return training_alone(tree, train, _of_folder(train))
+        return training_alone(tree, train, _of_tree(tree_of(train)))
     layout = without_masks(_recognised(tree), tree)
     if not _is_plain(layout) or tree.images(folder) or len(filled) != 1:
         return layout
-    inner = _of_folder(filled[0])
-    if _is_plain(inner):
-        return layout
-    return replace(inner, found=[f"All images lie in the folder '{filled[0].name}'.", *inner.found])
+    inner = _of_tree(tree_of(filled[0]))
+    return layout if _is_plain(inner) else _from_below(tree, filled[0], inner)
+
+
+def _from_below(tree: Tree, place: Path, inner: Layout) -> Layout:
+    """The layout of the one folder with images in a folder, whose name the class keeps."""
+    dataset = dict(inner.dataset)
+    if dataset["type"] == "folder" and "class_folders" not in dataset:
+        dataset["class_name"] = tree.root.resolve().name or "images"
+    holding = {folder for path in tree.everything for folder in path.parents}
+    beside = [f.name for f in folders_in(tree.root) if f != place and f in holding]
+    left = [f"Left alone beside it: {quoted(beside)}."] if beside else []
+    return replace(inner, dataset=dataset, found=[f"All images lie in the folder '{place.name}'.", *left, *inner.found])
 
 
 def _is_plain(layout: Layout) -> bool:
-    """Whether all images of a folder are taken for unlabelled ones of one class."""
+    """Whether all images of a folder are taken for unlabelled ones."""
     return layout.dataset["type"] == "folder" and not layout.dataset.keys() - _PLAIN
 
 
@@ -89,6 +100,8 @@ def _recognised(tree: Tree) -> Layout:
     classes = [f for f in below if trains(tree, f)]
     if classes:
         return mvtec(tree, classes)
+    if all((folder / place).is_dir() for place in VISA_FOLDERS.values()):
+        return labelled(tree, Labels(VISA_FOLDERS["normal"], VISA_FOLDERS["abnormal"], VISA_FOLDERS["mask"]))
     original = [f for f in below if tree.count(f) and (f / "Data" / "Images").is_dir()]
     if original:
         return _visa(tree, original)
@@ -110,8 +123,9 @@ def _recognised(tree: Tree) -> Layout:
 def _training_split(tree: Tree) -> Path | None:
     """The one folder whose name begins with train, as `train2017`, where the others' begin with test or val."""
     filled = tree.filled(tree.root)
-    train = [f for f in filled if f.name.lower().startswith("train")]
-    others = [f for f in filled if f.name.lower().startswith(("test", "val"))]
+    named = [(f, match[1].lower()) for f in filled if (match := _SPLIT.match(f.name))]
+    train = [f for f, split in named if split == "train"]
+    others = [f for f, split in named if split != "train"]
     return train[0] if len(train) == 1 and others and len(train) + len(others) == len(filled) else None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from meds.core.image_files import folder_called
 from meds.layouts.labelled import labelled_classes, labels_of
 from meds.layouts.layout import Layout, quoted, sizes
 from meds.layouts.mask_files import Tree
@@ -28,6 +29,7 @@ def unlabelled(tree: Tree) -> Layout:
         return _classes(tree, filled)
     images = tree.images(folder, recursive=True)
     found = [f"{len(images)} images in the folder '{filled[0].name}', with no labels.", *_further_down(tree)]
+    found += _taken_together(tree, filled[0])
     return Layout({**block, "recursive": True}, found, len(images), sizes(images), (folder,))
 
 
@@ -53,6 +55,13 @@ def flat_training(tree: Tree, train: Path) -> Layout:
 def training_alone(tree: Tree, train: Path, inner: Layout) -> Layout:
     """The layout `inner` of a folder of training images, none of whose folders is called as normal ones are."""
     dataset = dict(inner.dataset)
+    if dataset.get("class_folders") and "normal" not in dataset:
+        # Lots of one product are commoner below `train` than products are.
+        images = tree.images(train, recursive=True)
+        dataset = {key: value for key, value in dataset.items() if key != "class_folders"}
+        dataset |= {"path": str(train.resolve()), "recursive": True}
+        told = [f"{len(images)} images with no labels.", *_taken_together(tree, train)]
+        inner = Layout(dataset, told, len(images), sizes(images), (train,))
     if dataset["type"] == "folder" and "class_folders" not in dataset:
         dataset["class_name"] = tree.root.resolve().name or "images"
     left = [f.name for f in tree.filled(tree.root) if f != train]
@@ -63,6 +72,17 @@ def training_alone(tree: Tree, train: Path, inner: Layout) -> Layout:
             f"and in '{train.name}', which makes it the layout of MVTec AD, and call this again."
         )
     return replace(inner, dataset=dataset, found=found)
+
+
+def _taken_together(tree: Tree, folder: Path) -> list[str]:
+    """A sentence if the images of a folder lie in several folders there."""
+    filled = tree.filled(folder)
+    if len(filled) < 2 or tree.images(folder):
+        return []
+    return [
+        f"They are taken for one class; if {quoted([f.name for f in filled[:4]])} are products of their own, call this "
+        f"with '{folder.name}' itself."
+    ]
 
 
 def _further_down(tree: Tree) -> list[str]:
@@ -81,6 +101,9 @@ def _classes(tree: Tree, folders: Sequence[Path]) -> Layout:
     labels = [labels_of(tree, f) for f in folders]
     if labels[0] is not None and all(label == labels[0] for label in labels):
         return labelled_classes(tree, folders, labels[0])
+    trained = _training_of_classes(tree, folders)
+    if trained is not None:
+        return trained
     held = {f: tree.images(f, recursive=True) for f in folders}
     images = [image for listed in held.values() for image in listed]
     text = ", ".join(f"{f.name} ({len(listed)})" for f, listed in held.items())
@@ -96,3 +119,28 @@ def _classes(tree: Tree, folders: Sequence[Path]) -> Layout:
     block = {"type": "folder", "path": str(tree.root.resolve()), "class_folders": True}
     block |= {"recursive": True} if nested else {}
     return Layout(block, found, min(map(len, held.values())), sizes(images), (tree.root,))
+
+
+def _training_of_classes(tree: Tree, folders: Sequence[Path]) -> Layout | None:
+    """The layout of classes that have a folder of training images each, if all have: nothing else is trained on."""
+    trains = [folder_called(f, "train") for f in folders]
+    names = {f.name for f in trains if f is not None and tree.count(f)}
+    if None in trains or len(names) != 1:
+        return None
+    name = names.pop()
+    held = {f: tree.images(f / name, recursive=True) for f in folders}
+    images = [image for listed in held.values() for image in listed]
+    text = ", ".join(f"{f.name} ({len(listed)})" for f, listed in held.items())
+    found = [
+        f"{len(held)} folders with training images in '{name}', each taken as a class (a product type): {text}.",
+        "None of their folders is called 'good' or 'normal', so that they count as normal (with unknown mistakes), and "
+        "test images are left alone; to measure, call the folders of normal images 'good'.",
+    ]
+    block = {
+        "type": "folder",
+        "path": str(tree.root.resolve()),
+        "class_folders": True,
+        "normal": name,
+        "recursive": True,
+    }
+    return Layout(block, found, min(map(len, held.values())), sizes(images), tuple(f / name for f in folders))

@@ -19,6 +19,7 @@ from meds.core.image_files import (
     IMAGE_SUFFIXES,
     excluded,
     folders_in,
+    holds_other_files_alone,
     list_images,
     list_wanted,
     masks_by_image,
@@ -40,7 +41,8 @@ class FolderOptions(DatasetOptions):
     )
     mask: Path | None = Field(
         default=None,
-        description="Folder of the defects' masks, named as the image or <image>_mask. Needs `abnormal`.",
+        description="Folder of the defects' masks, named as the image or <image>_mask (_gt, _label, _seg). Needs "
+        "`abnormal`.",
     )
     exclude: list[str] | None = Field(default=None, min_length=1, description=EXCLUDE)
     test_fraction: float = Field(
@@ -120,10 +122,10 @@ class FolderDataset(Dataset[FolderOptions]):
 
     def _left_out(self, folder: Path) -> bool:
         """Whether nothing in a folder can be an image of a class: other files, or what `exclude` leaves out."""
-        found = list_images(folder, recursive=True)
-        if not found:
-            return any(folder.iterdir())
-        return all(excluded(path, self._root, self.options.exclude) for path in found)
+        if holds_other_files_alone(folder):
+            return True
+        found = list_images(folder, recursive=True) if self.options.exclude else []
+        return bool(found) and all(excluded(path, self._root, self.options.exclude) for path in found)
 
     def _of_folder(self, folder: Path) -> FolderDataset:
         return FolderDataset(
