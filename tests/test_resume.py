@@ -184,8 +184,13 @@ def test_a_run_killed_a_dozen_times_ends_in_the_same_bits(undisturbed: Place, tm
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_told_to_end_says_how_to_continue(undisturbed: Place, tmp_path: Path, number: int) -> None:
-    place = Place(tmp_path)
-    process, limit = place.start(0), time.monotonic() + PATIENCE
+    place, limit = Place(tmp_path), time.monotonic() + PATIENCE
+    # Where the tests run in the background, a process would be started to ignore SIGINT.
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        process = place.start(0)
+    finally:
+        signal.signal(number, before)
     while stage_of(place.events()) != "distill":
         assert process.poll() is None
         assert time.monotonic() < limit
