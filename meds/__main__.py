@@ -29,11 +29,11 @@ def main() -> None:
             signal.signal(number, stop)
     try:
         _run()
-    except (KeyboardInterrupt, SystemExit) as end:
-        # The command-line library makes an exit of an interruption.
+    except BaseException as end:
+        # Libraries make an exit or an error of their own of an interruption.
         if not stopped or (isinstance(end, SystemExit) and not end.code):
             raise
-        sys.stderr.write("meds: stopped.\n")
+        _tell(end, "stopped.")
         sys.exit(128 + stopped[0])
 
 
@@ -75,7 +75,7 @@ def _memory_is_full(error: Exception) -> bool:
     )
 
 
-def _tell(error: Exception, text: str) -> None:
+def _tell(error: BaseException, text: str) -> None:
     sys.stderr.write("\n".join([f"meds: {text}", *getattr(error, "__notes__", ())]) + "\n")
 
 
