@@ -169,7 +169,9 @@ class _Writer:
         predictor = self._predictor
         values = heatmaps.on_image(found.map, image.shape[0], image.shape[1], predictor.preprocessing)
         shown = heatmaps.fit_to_screen(image)
-        drawn = heatmaps.on_image(found.map, shown.shape[0], shown.shape[1], predictor.preprocessing)
+        drawn = values
+        if shown is not image:
+            drawn = heatmaps.on_image(found.map, shown.shape[0], shown.shape[1], predictor.preprocessing)
         scale = predictor.thresholds.classes[class_name].heatmap
         mask = np.nan_to_num(values, nan=-np.inf) > predictor.thresholds.pixel[class_name]
         name = self._free_name(path)

@@ -10,7 +10,7 @@ from typing import Any
 
 from meds.core.errors import DataError
 from meds.core.images import largest_of_16_bits, size_of
-from meds.layouts.mask_files import Tree
+from meds.layouts.mask_files import Tree, evenly
 
 PROBED_IMAGES = 200
 # Entries of `sizes` that are none.
@@ -38,6 +38,13 @@ def quoted(names: Sequence[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)
 
 
+def named_after(dataset: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A dataset block whose one class, if the dataset `folder` reads it as one, has the name of a folder."""
+    if dataset["type"] != "folder" or "class_folders" in dataset:
+        return dataset
+    return dataset | {"class_name": folder.resolve().name or "images"}
+
+
 def without_masks(layout: Layout, tree: Tree) -> Layout:
     """The layout with an option `exclude` for the images that look like masks, and a sentence about them."""
     hidden = tree.hidden(layout.reads, layout.masks)
@@ -53,21 +60,16 @@ def without_masks(layout: Layout, tree: Tree) -> Layout:
 def sizes(images: Sequence[Path]) -> list[str]:
     """The sizes of some images as text, the commonest first; unreadable and faint ones are counted."""
     counted: Counter[str] = Counter()
-    for path in _evenly(images, PROBED_IMAGES):
+    for path in evenly(images, PROBED_IMAGES):
         try:
             height, width = size_of(path)
         except DataError:
             counted[UNREADABLE] += 1
         else:
             counted[f"{width}x{height}"] += 1
-    counted[FAINT] = sum(map(_faint, _evenly(images, _OPENED_IMAGES)))
+    counted[FAINT] = sum(map(_faint, evenly(images, _OPENED_IMAGES)))
     counted = +counted
     return [text for text, _ in counted.most_common()]
-
-
-def _evenly(images: Sequence[Path], count: int) -> Sequence[Path]:
-    """At most so many of the images, from the first to the last."""
-    return images[:: -(-len(images) // count) or 1]
 
 
 def _faint(path: Path) -> bool:

@@ -126,11 +126,15 @@ def _named_as(held: Sequence[Path], images: dict[Path, set[str]]) -> bool:
 
 def look_like_masks(held: Sequence[Path]) -> bool:
     """Whether some of the files, evenly taken, hold almost nothing but two values, as photographs do not."""
-    some = held[:: max(1, len(held) // _LOOKED_AT)][:_LOOKED_AT]
     try:
-        return all(share_of_two_values(path) > _TWO_VALUES for path in some)
+        return all(share_of_two_values(path) > _TWO_VALUES for path in evenly(held, _LOOKED_AT))
     except DataError:
         return False
+
+
+def evenly(images: Sequence[Path], count: int) -> Sequence[Path]:
+    """At most so many of the images, from the first to the last."""
+    return images[:: -(-len(images) // count) or 1]
 
 
 def _stems(images: Sequence[Path]) -> dict[Path, set[str]]:

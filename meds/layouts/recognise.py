@@ -10,7 +10,7 @@ from pathlib import Path
 from meds.core.errors import DataError
 from meds.core.image_files import OTHER_SUFFIXES, count_suffixes, folder_called, folders_in, printable
 from meds.layouts.labelled import Labels, labelled, labels_of
-from meds.layouts.layout import Layout, quoted, sizes, without_masks
+from meds.layouts.layout import Layout, named_after, quoted, sizes, without_masks
 from meds.layouts.mask_files import Tree, tree_of
 from meds.layouts.masked import masked
 from meds.layouts.mvtec import mvtec, trains
@@ -54,13 +54,11 @@ def _of_tree(tree: Tree) -> Layout:
 
 def _from_below(tree: Tree, place: Path, inner: Layout) -> Layout:
     """The layout of the one folder with images in a folder, whose name the class keeps."""
-    dataset = dict(inner.dataset)
-    if dataset["type"] == "folder" and "class_folders" not in dataset:
-        dataset["class_name"] = tree.root.resolve().name or "images"
     holding = {folder for path in tree.everything for folder in path.parents}
     beside = [f.name for f in folders_in(tree.root) if f != place and f in holding]
     left = [f"Left alone beside it: {quoted(beside)}."] if beside else []
-    return replace(inner, dataset=dataset, found=[f"All images lie in the folder '{place.name}'.", *left, *inner.found])
+    found = [f"All images lie in the folder '{place.name}'.", *left, *inner.found]
+    return replace(inner, dataset=named_after(inner.dataset, tree.root), found=found)
 
 
 def _is_plain(layout: Layout) -> bool:

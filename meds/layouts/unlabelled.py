@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from meds.core.image_files import folder_called
 from meds.layouts.labelled import labelled_classes, labels_of
-from meds.layouts.layout import Layout, quoted, sizes
+from meds.layouts.layout import Layout, named_after, quoted, sizes
 from meds.layouts.mask_files import Tree
 
 _PARTS = frozenset({"train", "test", "ground_truth"})
@@ -36,7 +37,7 @@ def unlabelled(tree: Tree) -> Layout:
 def flat_training(tree: Tree, train: Path) -> Layout:
     """The images that lie in a folder of training images itself."""
     images, folder = tree.images(train), tree.root
-    block = {"type": "folder", "path": str(train.resolve()), "class_name": folder.resolve().name or "images"}
+    block = named_after({"type": "folder", "path": str(train.resolve())}, folder)
     left = [f for f in tree.filled(folder) if f != train]
     found = [f"{len(images)} images with no labels in '{train.name}'; some of them may be defects."]
     tests = [f for f in left if f.name.lower() == "test" and tree.filled(f)]
@@ -62,8 +63,6 @@ def training_alone(tree: Tree, train: Path, inner: Layout) -> Layout:
         dataset |= {"path": str(train.resolve()), "recursive": True}
         told = [f"{len(images)} images with no labels.", *_taken_together(tree, train)]
         inner = Layout(dataset, told, len(images), sizes(images), (train,))
-    if dataset["type"] == "folder" and "class_folders" not in dataset:
-        dataset["class_name"] = tree.root.resolve().name or "images"
     left = [f.name for f in tree.filled(tree.root) if f != train]
     found = [f"Training images in '{train.name}', of whose folders none is called 'good' or 'normal':", *inner.found]
     if left:
@@ -71,7 +70,7 @@ def training_alone(tree: Tree, train: Path, inner: Layout) -> Layout:
             f"Left alone: {quoted(left)}. To measure against test images, call the folders of normal ones 'good' there "
             f"and in '{train.name}', which makes it the layout of MVTec AD, and call this again."
         )
-    return replace(inner, dataset=dataset, found=found)
+    return replace(inner, dataset=named_after(dataset, tree.root), found=found)
 
 
 def _taken_together(tree: Tree, folder: Path) -> list[str]:
@@ -105,10 +104,8 @@ def _classes(tree: Tree, folders: Sequence[Path]) -> Layout:
     if trained is not None:
         return trained
     held = {f: tree.images(f, recursive=True) for f in folders}
-    images = [image for listed in held.values() for image in listed]
-    text = ", ".join(f"{f.name} ({len(listed)})" for f, listed in held.items())
     found = [
-        f"{len(held)} folders of images, each taken as a class (a product type) of its own: {text}.",
+        f"{len(held)} folders of images, each taken as a class (a product type) of its own: {_counted(held)}.",
         "If they are one class, write `recursive: true` in place of `class_folders: true`; if one holds normal images "
         "and the others defects, `normal: NAME`, `abnormal: .` and `recursive: true`.",
     ]
@@ -118,7 +115,19 @@ def _classes(tree: Tree, folders: Sequence[Path]) -> Layout:
     nested = any(len(listed) != len(tree.images(f)) for f, listed in held.items())
     block = {"type": "folder", "path": str(tree.root.resolve()), "class_folders": True}
     block |= {"recursive": True} if nested else {}
-    return Layout(block, found, min(map(len, held.values())), sizes(images), (tree.root,))
+    return _of_classes(block, found, held, (tree.root,))
+
+
+def _counted(held: Mapping[Path, Sequence[Path]]) -> str:
+    return ", ".join(f"{folder.name} ({len(listed)})" for folder, listed in held.items())
+
+
+def _of_classes(
+    block: dict[str, Any], found: list[str], held: Mapping[Path, Sequence[Path]], reads: tuple[Path, ...]
+) -> Layout:
+    """The layout of folders that are classes, with the training images of each."""
+    images = [image for listed in held.values() for image in listed]
+    return Layout(block, found, min(map(len, held.values())), sizes(images), reads)
 
 
 def _training_of_classes(tree: Tree, folders: Sequence[Path]) -> Layout | None:
@@ -129,10 +138,9 @@ def _training_of_classes(tree: Tree, folders: Sequence[Path]) -> Layout | None:
         return None
     name = names.pop()
     held = {f: tree.images(f / name, recursive=True) for f in folders}
-    images = [image for listed in held.values() for image in listed]
-    text = ", ".join(f"{f.name} ({len(listed)})" for f, listed in held.items())
     found = [
-        f"{len(held)} folders with training images in '{name}', each taken as a class (a product type): {text}.",
+        f"{len(held)} folders with training images in '{name}', each taken as a class (a product type): "
+        f"{_counted(held)}.",
         "None of their folders is called 'good' or 'normal', so that they count as normal (with unknown mistakes), and "
         "test images are left alone; to measure, call the folders of normal images 'good'.",
     ]
@@ -143,4 +151,4 @@ def _training_of_classes(tree: Tree, folders: Sequence[Path]) -> Layout | None:
         "normal": name,
         "recursive": True,
     }
-    return Layout(block, found, min(map(len, held.values())), sizes(images), tuple(f / name for f in folders))
+    return _of_classes(block, found, held, tuple(f / name for f in folders))
