@@ -19,6 +19,10 @@ from typing import Any
 import pytest
 import yaml
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Set before torch is imported: processes side by side would else start a thread for every core each.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 TINY: dict[str, Any] = {
     "name": "tiny",
     "device": os.environ.get("MEDS_TEST_DEVICE", "cpu"),
