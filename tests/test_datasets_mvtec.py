@@ -1,4 +1,4 @@
-"""The dataset `mvtec` on what differs from MVTec AD: capitals, folders further down, MVTec LOCO and MVTec AD 2."""
+"""The dataset `mvtec` on what differs from MVTec AD: capitals, folders further down, MVTec LOCO, AD 2 and 3D-AD."""
 
 from __future__ import annotations
 
@@ -105,3 +105,35 @@ def test_exclude(tmp_path: Path) -> None:
     }
     with pytest.raises(DataError, match="holds no training image"):
         read(tmp_path, exclude=["a/train/*"])
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "depth"), [("rgb", "gt", "xyz"), ("img", "label", None), ("Images", "Ground_Truth", "depth")]
+)
+def test_images_masks_and_depths_side_by_side(tmp_path: Path, images: str, masks: str, depth: str | None) -> None:
+    put(tmp_path, f"train/good/{images}/0.png", f"test/good/{images}/0.png", f"test/good/{masks}/0.png")
+    put(tmp_path, f"test/hole/{images}/0.png", f"test/hole/{masks}/0.png", f"test/hole/{images}/1.png")
+    if depth:
+        put(tmp_path, *(f"{place}/{depth}/0.png" for place in ("train/good", "test/good", "test/hole")))
+    records = read(tmp_path)
+    assert kinds(records) == {
+        ("train", 0, "good", False): 1,
+        ("test", 0, "good", False): 1,
+        ("test", 1, "hole", True): 1,
+        ("test", 1, "hole", False): 1,
+    }
+    assert {Path(r.path).parent.name for r in records} == {images}
+    assert {r.mask for r in records if r.mask} == {str(tmp_path / f"test/hole/{masks}/0.png")}
+
+
+@pytest.mark.parametrize("more", ["test/hole/lot2/0.png", "test/hole/5.png", "test/hole/img/0.png"])
+def test_folders_that_are_not_alone_side_by_side_are_all_images(tmp_path: Path, more: str) -> None:
+    put(tmp_path, "train/good/0.png", "test/hole/rgb/0.png", "test/hole/gt/0.png", more)
+    assert kinds(read(tmp_path)) == {("train", 0, "good", False): 1, ("test", 1, "hole", False): 3}
+
+
+def test_images_in_a_folder_of_their_own_have_the_masks_of_their_kind(tmp_path: Path) -> None:
+    put(tmp_path, "train/good/0.png", "test/hole/img/0.png", "ground_truth/hole/img/0_mask.png")
+    assert kinds(read(tmp_path)) == {("train", 0, "good", False): 1, ("test", 1, "hole", True): 1}
+    put(tmp_path, "test/hole/depth/0.png", "ground_truth/hole/0_mask.png")
+    assert kinds(read(tmp_path)) == {("train", 0, "good", False): 1, ("test", 1, "hole", True): 1}

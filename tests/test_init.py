@@ -384,6 +384,17 @@ def test_real_iad(tmp_path: Path, meds: Callable[..., Finished]) -> None:
     assert written(meds, folder, "--force")[0]["dataset"]["type"] == "folder"
 
 
+def test_mvtec_3d(tmp_path: Path, meds: Callable[..., Finished]) -> None:
+    for kind in ("train/good", "test/good", "test/crack"):
+        put(*images(tmp_path / "3d/bagel" / kind / "rgb"), *images(tmp_path / "3d/bagel" / kind / "xyz"))
+    put(*images(tmp_path / "3d/bagel/test/good/gt"), *images(tmp_path / "3d/bagel/test/crack/gt"))
+    spec, said = written(meds, tmp_path / "3d")
+    assert spec["dataset"] == {"type": "mvtec", "path": str(tmp_path / "3d")}
+    assert f"1 class: bagel ({len(images(tmp_path))} training images)" in said
+    assert "measured against their folders' names and masks" in said
+    assert "look like masks" not in said
+
+
 def test_folders_that_are_no_classes_of_mvtec_are_left_alone(tmp_path: Path, meds: Callable[..., Finished]) -> None:
     put(*images(tmp_path / "a" / "bolt" / "train" / "good"), *images(tmp_path / "a" / "nut" / "train" / "fine"))
     spec, said = written(meds, tmp_path / "a")

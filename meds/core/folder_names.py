@@ -49,6 +49,8 @@ ABNORMAL_NAMES = frozenset(
     }
 )
 MASK_NAMES = frozenset({"mask", "masks", "ground_truth", "groundtruth", "gt"})
+LABEL_NAMES = frozenset({"label", "labels"})
+IMAGE_NAMES = frozenset({"image", "images", "img", "imgs"})
 _BETWEEN_WORDS = re.compile(r"[\W_]+")
 
 

@@ -9,14 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from meds.core.errors import DataError
-from meds.core.folder_names import MASK_NAMES
+from meds.core.folder_names import IMAGE_NAMES, LABEL_NAMES, MASK_NAMES
 from meds.core.image_files import MASK_ENDING, excluded, folders_in, list_images, list_wanted
 from meds.core.images import share_of_two_values
 
 MASK_BEGINNING = re.compile(r"((?:masks?|gt|seg)[-_])(.+)$", re.IGNORECASE)
 MASK_WORD = re.compile(r"(?:^|[\W_])(?:masks?|gt|ground_?truth)(?:$|[\W_])|^segmentation|^annotations?$", re.IGNORECASE)
-LABEL_NAMES = frozenset({"label", "labels"})
-IMAGE_NAMES = frozenset({"image", "images", "img", "imgs"})
 _LOOKED_AT = 4
 _TWO_VALUES = 0.95
 

@@ -10,7 +10,7 @@ from meds.core.folder_names import NORMAL_NAMES, is_called
 from meds.core.image_files import folder_called, folders_in
 from meds.layouts.layout import Layout, quoted, sizes
 from meds.layouts.mask_files import Tree
-from meds.plugins.datasets.mvtec import Parts, parts_of
+from meds.plugins.datasets.mvtec import Kind, Parts, kinds_of, parts_of
 
 _NAMED = 4
 
@@ -26,7 +26,9 @@ def mvtec(tree: Tree, classes: Sequence[Path]) -> Layout:
     parts = {f: parts_of(f) for f in classes}
     trained = {f: _images_of_kinds(tree, part.train) for f, part in parts.items()}
     text = ", ".join(f"{f.resolve().name} ({len(listed)} training images)" for f, listed in trained.items())
-    masks = tuple(part.masks for part in parts.values() if part.masks)
+    kinds = [kind for part in parts.values() for kind in _kinds_read(part)]
+    places = {part.masks for part in parts.values()} | {kind.masks for kind in kinds}
+    masks = tuple(place for place in places if place)
     found = [
         f"The layout of MVTec AD (train, test, ground_truth), {len(trained)} class{'es' * (len(trained) > 1)}: {text}.",
         *_tests([part.test for part in parts.values() if part.test], bool(masks)),
@@ -38,14 +40,20 @@ def mvtec(tree: Tree, classes: Sequence[Path]) -> Layout:
         # The data set would take every folder with `train` in it.
         block["classes"] = [f.name for f in classes]
     images = [image for listed in trained.values() for image in listed]
-    reads = tuple(place for part in parts.values() for place in (part.train, part.test) if place)
-    return Layout(block, found, min(map(len, trained.values())), sizes(images), reads, masks)
+    return Layout(
+        block, found, min(map(len, trained.values())), sizes(images), tuple(kind.images for kind in kinds), masks
+    )
+
+
+def _kinds_read(parts: Parts) -> list[Kind]:
+    """What the dataset reads of a class."""
+    return [kind for place in (parts.train, parts.test) if place for kind in kinds_of(place, parts.masks)]
 
 
 def _images_of_kinds(tree: Tree, folder: Path | None) -> list[Path]:
     """The images in the folders of a folder, not those directly in it."""
-    kinds = [] if folder is None else folders_in(folder)
-    return [path for kind in kinds for path in tree.images(kind, recursive=True)]
+    kinds = [] if folder is None else kinds_of(folder, None)
+    return [path for kind in kinds for path in tree.images(kind.images, recursive=True)]
 
 
 def _tests(tests: Sequence[Path], masks: bool) -> list[str]:

@@ -10,12 +10,16 @@ from pydantic import Field
 
 from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, DatasetOptions, Record, Split
 from meds.core.errors import DataError
-from meds.core.folder_names import NORMAL_NAMES, is_called
+from meds.core.folder_names import IMAGE_NAMES, LABEL_NAMES, MASK_NAMES, NORMAL_NAMES, is_called
 from meds.core.hookspecs import hookimpl
-from meds.core.image_files import EXCLUDE, folder_called, folders_in, list_wanted, masks_by_image
+from meds.core.image_files import EXCLUDE, folder_called, folders_in, list_images, list_wanted, masks_by_image
 from meds.core.registry import Plugin
 
 MASKS = "ground_truth"
+# Folders side by side in the folder of a type of defect.
+IMAGES_INSIDE = IMAGE_NAMES | {"rgb"}
+MASKS_INSIDE = MASK_NAMES | LABEL_NAMES
+DEPTHS_INSIDE = frozenset({"xyz", "depth", "pcd", "z"})
 
 
 class MvtecOptions(DatasetOptions):
@@ -35,7 +39,8 @@ class MvtecDataset(Dataset[MvtecOptions]):
     below `train`, is a defect type. Capitals and signs between words do not matter, and images may lie in folders
     further down. A mask may also be named `<stem>` and have any image suffix, or be a folder `<stem>` of several (MVTec
     LOCO); a defect without one has no mask. Where there is no `test`, `test_public` with its own `ground_truth` is the
-    test (MVTec AD 2).
+    test (MVTec AD 2). Where images, masks and depths of a type lie side by side (`rgb`, `gt` and `xyz` in MVTec 3D-AD,
+    `img` and `label` in BMAD), each is read as what it is, and depths are not read.
     """
 
     def records(self) -> Sequence[Record]:
@@ -74,19 +79,17 @@ class MvtecDataset(Dataset[MvtecOptions]):
         return [*train, *test]
 
     def _split_records(self, class_name: str, split: Split, folder: Path, masks: Path | None) -> Iterator[Record]:
-        for kind in folders_in(folder):
-            if kind == masks:
-                continue
+        for kind in kinds_of(folder, masks):
             normal = is_called(kind.name, NORMAL_NAMES)
-            found = _Masks(None if normal else folder_called(masks, kind.name))
-            for path in list_wanted(kind, True, self.options.path, self.options.exclude):
+            found = _Masks(None if normal else kind.masks)
+            for path in list_wanted(kind.images, True, self.options.path, self.options.exclude):
                 yield Record(
                     path=str(path),
                     class_name=class_name,
                     split=split,
                     label=NORMAL if normal else ANOMALOUS,
                     defect="good" if normal else kind.name,
-                    mask=found.of(path.relative_to(kind)),
+                    mask=found.of(path.relative_to(kind.images)),
                 )
 
 
@@ -105,6 +108,29 @@ def parts_of(folder: Path) -> Parts:
     # The masks belong to the test images: a training image of the same name is another image.
     masks = folder_called(folder, MASKS) or folder_called(test, MASKS)
     return Parts(folder_called(folder, "train"), test, masks)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The folders of a type of defect, or of normal images: of the images and of their masks, None without any."""
+
+    name: str
+    images: Path
+    masks: Path | None
+
+
+def kinds_of(folder: Path, masks: Path | None) -> list[Kind]:
+    """What lies in the training or the test folder of a class, whose masks lie in `masks`."""
+    return [_kind_of(kind, folder_called(masks, kind.name)) for kind in folders_in(folder) if kind != masks]
+
+
+def _kind_of(folder: Path, masks: Path | None) -> Kind:
+    inside = folders_in(folder)
+    images = [f for f in inside if is_called(f.name, IMAGES_INSIDE)]
+    beside = [f for f in inside if is_called(f.name, MASKS_INSIDE | DEPTHS_INSIDE)]
+    if len(images) != 1 or not beside or len(inside) > 1 + len(beside) or list_images(folder):
+        return Kind(folder.name, folder, masks)
+    return Kind(folder.name, images[0], next((f for f in beside if is_called(f.name, MASKS_INSIDE)), masks))
 
 
 class _Masks:
