@@ -6,6 +6,8 @@ import errno
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 _UNUSABLE_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
@@ -16,25 +18,37 @@ def main() -> None:
 
     A command that is stopped exits with 128 and the number of the signal.
     """
+    with _stops() as stopped:
+        try:
+            _run()
+        except BaseException as end:
+            # Libraries make an exit or an error of their own of an interruption.
+            if not stopped or (isinstance(end, SystemExit) and not end.code):
+                raise
+            _tell(end, "stopped.")
+            sys.exit(128 + stopped[0])
+
+
+@contextmanager
+def _stops() -> Iterator[list[int]]:
+    """Within it SIGINT and SIGTERM interrupt what runs; gives the list that their numbers are added to.
+
+    Batch systems and `kill` send SIGTERM, at which a process would else end without a word. A shell has commands
+    ignore SIGINT that it starts in the background: those go on doing so.
+    """
     stopped: list[int] = []
 
     def stop(number: int, _: FrameType | None) -> None:
         stopped.append(number)
         raise KeyboardInterrupt
 
-    # Batch systems and `kill` send SIGTERM, at which a process would else end without a word. A shell has commands
-    # ignore SIGINT that it starts in the background.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, stop)
+    heard = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heard}
     try:
-        _run()
-    except BaseException as end:
-        # Libraries make an exit or an error of their own of an interruption.
-        if not stopped or (isinstance(end, SystemExit) and not end.code):
-            raise
-        _tell(end, "stopped.")
-        sys.exit(128 + stopped[0])
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _run() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,13 @@ def test_reports_of_another_spec_are_put_away(finished: Any) -> None:
     assert {path.name: path.read_bytes() for path in earlier.iterdir()} == before
     finished.run_well("--set", "seed=5", "--until", "memory")
     assert {path.name: path.read_bytes() for path in earlier.iterdir()} == before, "nothing took their place"
+
+
+def test_a_command_leaves_the_handlers_of_signals_as_they_were(meds: Callable[..., Any]) -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    assert [meds(command).code for command in ("--version", "nonsense")] == [0, 2]
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_a_run_that_fails_keeps_the_reports_before_it(finished: Any, project: Any, tiny_spec: dict[str, Any]) -> None:
