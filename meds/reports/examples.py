@@ -48,6 +48,7 @@ class _Row:
     label: str
     score: float
     threshold: float
+    decision: str
 
     @property
     def height(self) -> float:
@@ -57,15 +58,14 @@ class _Row:
     @property
     def verdict(self) -> str:
         """What the decision came to."""
-        above = self.score > self.threshold
         words = {"0": ("normal", "false alarm"), "1": ("missed", "found"), "": ("not anomalous", "anomalous")}
-        return words[self.label][above]
+        return words[self.label][self.decision == "anomalous"]
 
 
 def example_groups(run: FinishedRun, pictures: Pictures) -> list[Group]:
     """Up to six images of each kind, from the test images, or from the training images where there are none."""
     rows = [
-        _Row(i, row["path"], row["class"], row["label"], float(row["score"]), float(row["threshold"]))
+        _Row(i, row["path"], row["class"], row["label"], float(row["score"]), float(row["threshold"]), row["decision"])
         for i, row in enumerate(table(run, "predictions.csv"))
     ]
     split: Split = "test" if run.data.test else "train"

@@ -40,7 +40,7 @@ def meds_stages() -> Sequence[Plugin]:
             "fit",
             options.FitOptions,
             "meds.stages.fit:Fit",
-            "Train the student on all images: the baseline.",
+            "Train the student on all images but those held out: the baseline.",
             options.FIT_RECIPES,
         ),
         Plugin(

@@ -15,7 +15,12 @@ RankedBy = Literal["student", "memory", "both"]
 class MemoryOptions(Options):
     """Score every training patch by its distance to many sparse random memories (paper sec. 4.1)."""
 
-    ratio: float = Field(default=0.1, gt=0, le=1, description="Share of a class's images in one memory bank.")
+    ratio: float = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        description="Share of a class's images (of its candidates, with `max_images`) in one bank.",
+    )
     estimator: Literal["exact", "bootstrap"] = Field(
         default="exact",
         description="The limit of infinitely many banks in closed form, or `banks` random banks.",
@@ -72,7 +77,7 @@ class HoldoutOptions(TrainingOptions):
         default=0.1,
         ge=0,
         lt=1,
-        description="Share of each class's training images that are scored and selected but never trained on; the "
+        description="Share of each class's training images that are scored and selected but never fine-tuned on; the "
         "decision threshold comes from them. 0: train on all, and know nothing of the false-alarm rate.",
     )
 
@@ -89,7 +94,7 @@ class DistillOptions(TrainingOptions):
 
 
 class FitOptions(HoldoutOptions):
-    """Train a student on all images as its paper does: the baseline."""
+    """Train a student on all images but those held out, as its paper does: the baseline."""
 
     iterations: int | None = Field(
         default=None,
@@ -132,7 +137,7 @@ class SelectFinetuneOptions(HoldoutOptions):
         json_schema_extra={"plugin": "selection rule"},
     )
     robust_maximum: float = Field(
-        default=1.0, gt=0, le=100, description="Percent of patches whose mean is an image's score."
+        default=1.0, gt=0, le=100, description="Percent of patches whose mean is an image's score in the selection."
     )
     rounding: Literal["ceil", "floor"] = Field(default="ceil", description="Rounding of that number of patches.")
     minimum_selected: int = Field(default=2, ge=1, description="Fewest images of a class that may be selected.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -23,6 +24,7 @@ class EncoderOptions(Options):
         description="Side to which images are resized before the central `image_size` is cut; default: no cut.",
     )
 
+    weights: Path | None = Field(default=None, description="A local torch or safetensors file.")
     pretrained: bool = Field(default=True, description="False gives random weights, for tests.")
     seed: int = Field(default=RANDOM_SEED, description="Seed of the random weights.")
 
@@ -30,6 +32,8 @@ class EncoderOptions(Options):
     def _fit_together(self) -> Self:
         if self.resize is not None and self.image_size is not None and self.resize < self.image_size:
             raise ValueError(f"resize ({self.resize}) must not be smaller than image_size ({self.image_size})")
+        if self.weights is not None and not self.pretrained:
+            raise ValueError("weights has no place beside pretrained: false, which takes random ones: leave one out")
         if self.pretrained and self.seed != RANDOM_SEED:
             raise ValueError("seed has no effect on pretrained weights: set pretrained: false, or leave seed out")
         return self

@@ -19,7 +19,8 @@ class TimmOptions(EncoderOptions):
         description='A name that timm knows, with or without a pretrained tag ("wide_resnet50_2.tv_in1k").'
     )
     weights: Path | None = Field(
-        default=None, description="A local torch or safetensors file; default: timm fetches the weights."
+        default=None,
+        description="A local torch or safetensors file; default: MEDS_HOME/weights/<model>, else timm fetches it.",
     )
     padding_size: int | None = Field(
         default=None,

@@ -157,7 +157,7 @@ class EfficientNetLite0(TimmBackbone):
 
     def __init__(self, options: EfficientNetLite0Options) -> None:
         model = _random_model(LITE0_ARCHITECTURE, options.seed)
-        if options.pretrained or options.weights is not None:
+        if options.pretrained:
             path = options.weights or packaged_lite0_weights()
             source = f"The weights file '{path}'"
             load_weights(model, with_timm_names(read_weights(path), LITE0_ARCHITECTURE, source), source)

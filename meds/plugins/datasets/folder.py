@@ -56,8 +56,8 @@ class FolderOptions(DatasetOptions):
     )
     class_folders: bool = Field(
         default=False,
-        description="Whether every sub-folder of `path` with images is a class of its own; the other options hold for "
-        "each.",
+        description="Whether every sub-folder of `path` is a class of its own, for which the other options hold; those "
+        "that hold files and no image are left out.",
     )
     recursive: bool = Field(default=False, description="Whether to take the images of sub-folders too.")
     seed: int = Field(default=0, ge=0, description="Draws the normal images that are kept for testing.")
