@@ -48,6 +48,13 @@ def test_the_plain_student_trains_as_long_and_measures_alike(tiny_spec: dict[str
     assert (fit["iterations"], fit["batch_size"], fit["holdout"], fit["distance"]) == (6, 4, 0.2, "euclidean")
 
 
+def test_the_plain_student_has_no_memory_that_could_rank(tiny_spec: dict[str, Any]) -> None:
+    tiny_spec["stages"][-1]["ranking"] = "memory"
+    specs = {case.method: spec_of(case, registry()) for case in cases([source(tiny_spec)])}
+    ranking = {method: spec.stages[-1].options.ranking for method, spec in specs.items()}
+    assert ranking == {"plain": "student", "memory": "memory", "distilled": "memory", "full": "memory"}
+
+
 def test_values_for_selecting_students_are_not_the_plain_student_s(tiny_spec: dict[str, Any]) -> None:
     tiny_spec["student"] = {"type": "dinomaly"}
     rates = {case.method: spec_of(case, registry()).student.options.discard_rate for case in cases([source(tiny_spec)])}
@@ -107,6 +114,9 @@ def test_mistakes_are_sentences(tiny_spec: dict[str, Any]) -> None:
         cases([source(tiny_spec)], methods=["ful"])
     with pytest.raises(UserError, match=r"Two specs are called 'tiny'; give one another `name`"):
         cases([source(tiny_spec), source(tiny_spec)])
+    nameless = {key: value for key, value in tiny_spec.items() if key != "name"}
+    with pytest.raises(SpecError, match=r"spec\.yaml: the key `name` is missing"):
+        cases([source(nameless), source(nameless)])
     listed = {**tiny_spec, "noise": {"list": "images.csv"}}
     with pytest.raises(UserError, match=r"the noise protocol 'list' has no ratio; leave --ratios out"):
         spec_of(cases([source(listed)], [0.1])[0], registry())

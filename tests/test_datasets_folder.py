@@ -41,6 +41,14 @@ def test_exclude_by_name_and_by_path(tmp_path: Path) -> None:
         read(tmp_path, recursive=True, exclude=["a/*", "b*/*"])
 
 
+def test_class_folders_that_are_links_are_called_as_they_are_here(tmp_path: Path) -> None:
+    for name, line in (("bolts", "line1"), ("nuts", "line2")):
+        put(tmp_path, *(f"store/{line}/images/{i}.png" for i in range(2)))
+        (tmp_path / "set").mkdir(exist_ok=True)
+        (tmp_path / "set" / name).symlink_to(tmp_path / "store" / line / "images")
+    assert [r.class_name for r in read(tmp_path / "set", class_folders=True)] == ["bolts"] * 2 + ["nuts"] * 2
+
+
 def test_exclude_begins_at_the_path_of_the_dataset(tmp_path: Path) -> None:
     root = tmp_path / "masks"
     put(root, "bolt/0.png", "bolt/1.png", "nut/0.png", "nut/1.png", "nut/2.png", "gt/0.png")

@@ -83,6 +83,17 @@ def test_masks_of_defects_only_in_a_folder_beside_each_class_s_images(tmp_path: 
     assert found["Class1/Test/2.PNG"].mask == str(tmp_path / "Class1/Test/Label/2_LABEL.PNG")
 
 
+def test_class_folders_that_are_links_are_called_as_they_are_here(tmp_path: Path) -> None:
+    for name in ("Class1", "Class2"):
+        image(tmp_path / "store" / name / "images" / "0.png")
+        image(tmp_path / "store" / name / "images" / "1.png")
+        mask(tmp_path / "store" / name / "images" / "1_label.png", 1)
+        (tmp_path / "set").mkdir(exist_ok=True)
+        (tmp_path / "set" / name).symlink_to(tmp_path / "store" / name / "images")
+    found = MaskedDataset(MaskedOptions(path=tmp_path / "set", ending="_label", class_folders=True)).records()
+    assert [record.class_name for record in found] == ["Class1"] * 2 + ["Class2"] * 2
+
+
 def test_a_mask_directly_beside_its_image_comes_first(tmp_path: Path) -> None:
     image(tmp_path / "0.png")
     image(tmp_path / "1.png")

@@ -108,3 +108,53 @@ def test_a_logger_that_raises_is_named_once_and_left_out(tmp_path: Path) -> None
     assert Raises.calls == 1
     (warning,) = warnings
     assert "Raises: SystemExit: no connection" in warning
+
+
+def test_a_training_that_begins_anew_replaces_the_curves_of_the_one_before(tmp_path: Path) -> None:
+    logger = load_registry().get("logger", "tensorboard")
+    for steps in (range(0, 20, 2), range(0, 10, 2)):
+        made = logger.load()(logger.plugin.options())
+        for step in steps:
+            facts = {"class": "weave", "iteration": step, "selected": 3, "total": 4, "threshold": 1.0, "alpha": 0.5}
+            made.epoch(tmp_path, "select-finetune", facts | {"k": 1.0})
+        made._flush()
+    shown = scalars(tmp_path / "tensorboard" / "select-finetune of weave")["selection/threshold"]
+    assert sorted(shown) == [0, 2, 4, 6, 8]
+
+
+def test_what_a_logger_does_to_its_facts_stays_with_it(tmp_path: Path) -> None:
+    heard: list[dict[str, Any]] = []
+
+    class Spoils(RunLogger):
+        def run_finished(self, run: Path, facts: dict[str, Any]) -> None:
+            facts.pop("metrics").clear()
+
+    class Listens(RunLogger):
+        def run_finished(self, run: Path, facts: dict[str, Any]) -> None:
+            heard.append(facts)
+
+    metrics = {"mean": {"image_auroc": 0.5}}
+    Events(tmp_path, [Spoils(None), Listens(None)]).finished(metrics)
+    assert heard == [{"metrics": {"mean": {"image_auroc": 0.5}}}]
+    assert metrics == {"mean": {"image_auroc": 0.5}}
+
+
+def test_a_logger_that_cannot_be_made_costs_a_finished_run_nothing(
+    finished: Any, tiny_spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    before = {path: path.read_bytes() for path in (finished.runs / "tiny").rglob("*") if path.is_file()}
+    assert finished.run(spec=with_logger(tiny_spec)).code == 2
+    assert {path: path.read_bytes() for path in (finished.runs / "tiny").rglob("*") if path.is_file()} == before
+
+
+def test_an_error_before_the_first_stage_is_told_as_the_first_stage_s(
+    project: Any, tiny_spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("meds.core.runner.extract_features", stopped)
+    assert project.run(spec=tiny_spec).code != 0
+    (told,) = project.events("stage_failed")
+    assert (told["stage"], told["error"]) == ("memory", "KeyboardInterrupt: ")

@@ -116,6 +116,16 @@ def test_globs_json_lines_and_images_of_the_same_name(
     assert lines[0]["score"] == lines[1]["score"]
 
 
+def test_the_folder_in_which_one_stands_names_the_class(
+    finished: Any, pictures: Path, meds: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pictures / "weave")
+    done = meds(
+        "predict", finished.runs / "tiny", sorted(Path().glob("*.png"))[0], "-o", finished.root / "out", "--json"
+    )
+    assert (done.code, json.loads(done.out)["class"]) == (0, "weave")
+
+
 def test_thresholds_can_be_chosen_again(finished: Any, pictures: Path, meds: Callable[..., Finished]) -> None:
     out = finished.root / "out"
     base = ["predict", finished.runs / "tiny", pictures, "--output", out, "--no-heatmaps"]

@@ -256,6 +256,14 @@ def test_the_end_says_a_command_that_works(desk: Desk, finished: Any, meds: Call
     assert pages.next_command(desk.review) == command.replace("tiny-reviewed", "tiny-reviewed-2")
 
 
+@pytest.mark.parametrize("place", [".", "earlier/.."])
+def test_a_run_in_which_one_stands(desk: Desk, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    (desk.path / "earlier").mkdir(exist_ok=True)
+    monkeypatch.chdir(desk.path)
+    review = session.Review(FinishedRun(Path(place)), desk.table, "ann")
+    assert f" --runs-dir {desk.path.parent.resolve()}" in pages.next_command(review)
+
+
 def test_a_reviewed_run_that_is_reviewed_again_is_not_written_over(desk: Desk) -> None:
     again = desk.path.parent / "tiny-reviewed"
     shutil.copytree(desk.path, again)

@@ -154,6 +154,24 @@ def test_the_nearest_normal_patch_is_found(desk: Desk) -> None:
     assert nearest.of(item) not in (found, None)
 
 
+def test_tokens_of_a_transformer_are_no_patches(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    item, features = desk.review.items[0], desk.run.pipeline.features
+    found = NearestNormal(desk.run, desk.review).of(item)
+    read, missing = features.read, features.missing
+
+    def with_tokens(digests: list[str], layer: str) -> torch.Tensor:
+        tokens = torch.randn(len(digests), 16, 1, 5, generator=torch.Generator().manual_seed(0))
+        return tokens if layer == "prefix0" else read(digests, layer)
+
+    monkeypatch.setattr(features, "read", with_tokens)
+    monkeypatch.setattr(
+        features, "missing", lambda digests, layers: missing(digests, [n for n in layers if n != "prefix0"])
+    )
+    again = NearestNormal(desk.run, desk.review)
+    again.__dict__["_layers"] = (*desk.run.pipeline.student_layers, "prefix0")
+    assert again.of(item) == found
+
+
 def test_an_image_is_not_its_own_neighbour(desk: Desk) -> None:
     item = next(item for item in desk.review.items if item.selected)
     found = NearestNormal(desk.run, desk.review).of(item)

@@ -90,7 +90,10 @@ def run(
     """Run a spec; run it again to continue after an interruption."""
     from meds.cli.run import run_spec
 
-    overrides = [*(sets or []), *([f"decisions.file={json.dumps(str(decisions))}"] if decisions else [])]
+    overrides = [
+        *(sets or []),
+        *([f"decisions.file={json.dumps(str(decisions), ensure_ascii=False)}"] if decisions else []),
+    ]
     run_spec(spec, overrides, runs_dir, first, last, force)
 
 

@@ -70,7 +70,7 @@ def _run(wanted: Sequence[Case], runs_dir: Path, quiet: bool) -> list[Row]:
     rows = []
     for number, case in enumerate(wanted, start=1):
         if not quiet:
-            console.print(f"{number} of {len(wanted)}: {runs_dir / case.name}", soft_wrap=True, markup=False)
+            console.print(f"{number} of {len(wanted)}: {runs_dir / case.name}", soft_wrap=True)
         row = run_case(case, registry(), runs_dir, reporter)
         rows.append(row)
         if not quiet:
@@ -91,7 +91,7 @@ def show_rows(rows: Sequence[Row]) -> None:
     shown = [key for key in COLUMNS if any(row[key] is not None for row in cells.values())]
     titles = [COLUMNS[key] for key in shown]
     labels = ["noise", *(["spec"] if several else []), "method"]
-    seeds = len({row.seed for row in rows})
+    seeds = max(len({row.seed for row in group}) for group in groups.values())
     over = f", means over {seeds} seeds" if seeds > 1 else ""
     table = new_table(*labels, *titles, title=f"Comparison (percent{over})", numbers=["noise", *titles])
     for key in sorted(groups, key=lambda key: key[0]):
@@ -102,7 +102,7 @@ def show_rows(rows: Sequence[Row]) -> None:
     console.print(table)
     each = [[row for row in rows if row.spec == name] for name in dict.fromkeys(row.spec for row in rows)]
     for sentence in [*lacking_classes(rows), *dict.fromkeys(said for own in each for said in different_tests(own))]:
-        console.print(sentence, soft_wrap=True, markup=False, highlight=False)
+        console.print(sentence, soft_wrap=True)
 
 
 def _title(row: Row) -> str:

@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from meds.core.units import duration as duration
 from meds.core.units import size as size
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 PLAIN_INTERVAL_SECONDS = 10.0
 
-console = Console(highlight=False)
+# No markup: names of classes, files and options may hold brackets.
+console = Console(highlight=False, markup=False)
 
 
 class _RichBar:
@@ -78,20 +80,25 @@ class ConsoleReporter:
             plain.finish()
             return
         columns = (
-            TextColumn("  {task.description}"),
+            TextColumn("  {task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         with Progress(*columns, console=console) as progress:
             yield _RichBar(progress, title, total)
 
     def say(self, text: str) -> None:
         """Print a sentence."""
-        console.print(text, soft_wrap=True, markup=False)
+        console.print(text, soft_wrap=True)
+
+
+def say_heading(name: str, rest: str = "") -> None:
+    """Print a line that begins with a name in bold."""
+    console.print(Text.assemble((name, "bold"), rest))
 
 
 def new_table(*columns: str, title: str | None = None, numbers: Sequence[str] = ()) -> Table:

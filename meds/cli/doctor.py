@@ -32,7 +32,7 @@ def show_doctor(as_json: bool) -> None:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
     else:
         for finding in findings:
-            console.print(f"{finding.state:8}{finding.check}: {finding.text}", markup=False, soft_wrap=True)
+            console.print(f"{finding.state:8}{finding.check}: {finding.text}", soft_wrap=True)
     if any(finding.state == "problem" for finding in findings):
         raise typer.Exit(1)
 

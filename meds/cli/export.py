@@ -51,7 +51,7 @@ def export_run(
     with formats.written(network, kind, path, describe(exact, chosen, calibration).text) as part:
         if not _agrees(exact, part, chosen, calibration, samples, tolerance):
             raise typer.Exit(1)
-    console.print(f"Written to {path}.", soft_wrap=True, markup=False)
+    console.print(f"Written to {path}.", soft_wrap=True)
 
 
 def _agrees(
@@ -79,7 +79,7 @@ def _agrees(
         told += [f"Another decision: {image}." for image in found.flipped[:3]]
     if exact.made_in != "fp32":
         told.append(_told_of_precision(exact.path, chosen, samples, of_file))
-    console.print("\n".join(told), soft_wrap=True, markup=False)
+    console.print("\n".join(told), soft_wrap=True)
     return agrees
 
 

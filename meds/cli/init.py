@@ -63,15 +63,14 @@ def write_spec(folder: Path, output: Path | None, backbone: str | None, force: b
         raise UserError(f"{path} is there already; give another name with --output, or --force to write over it.")
     files.write_text(path, _spec(folder, name, layout, start))
     for sentence in [*layout.found, _sizes(layout)]:
-        console.print(one_line(sentence), soft_wrap=True, markup=False, highlight=False)
+        console.print(one_line(sentence), soft_wrap=True)
     if layout.training_images < 20:
         console.print(
             f"{layout.training_images} training images of a class are few: with fewer than 20 no threshold can promise "
             "anything.",
             soft_wrap=True,
-            highlight=False,
         )
-    console.print(f"Written to {path}. Look at it, then: meds run {quote(str(path))}", soft_wrap=True, markup=False)
+    console.print(f"Written to {path}. Look at it, then: meds run {quote(str(path))}", soft_wrap=True)
 
 
 def _spec(folder: Path, name: str, layout: Layout, start: StartingPoint) -> str:

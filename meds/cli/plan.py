@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from meds.cli.console import ConsoleReporter, console, duration, new_table, size
+from meds.cli.console import ConsoleReporter, console, duration, new_table, say_heading, size
 from meds.cli.results import show_noise
 
 
@@ -27,7 +27,7 @@ def show_plan(spec_path: Path, sets: Sequence[str], as_json: bool) -> None:
         typer.echo(json.dumps(found.as_dict(), indent=2))
         return
     data = pipeline.data
-    console.print(f"[bold]{spec.name}[/bold] on {found.device}")
+    say_heading(spec.name, f" on {found.device}")
     classes = len(data.class_names)
     console.print(f"{len(data.train)} training and {len(data.test)} test images, {classes} class{'es' * (classes > 1)}")
     show_noise(data.noise)
@@ -57,7 +57,7 @@ def show_stages(spec_path: Path, sets: Sequence[str], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(spec.dump(), indent=2))
         return
-    console.print(f"[bold]{spec.name}[/bold], classes {spec.classes}")
+    say_heading(spec.name, f", classes {spec.classes}")
     table = new_table("step", "type", "options")
     parts = [("dataset", spec.dataset), ("noise", spec.noise), ("backbone", spec.backbone), ("student", spec.student)]
     for name, block in [*parts, *((stage.name, stage) for stage in spec.stages)]:

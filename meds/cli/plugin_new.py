@@ -26,4 +26,4 @@ def new_plugin(kind: str, name: str, folder: Path) -> None:
         f"  meds plugins check {name}",
         f"  meds run examples/{name}.yaml",
     ]
-    console.print("\n".join(lines), soft_wrap=True, markup=False)
+    console.print("\n".join(lines), soft_wrap=True)

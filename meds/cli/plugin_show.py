@@ -10,7 +10,7 @@ import typer
 from rich.padding import Padding
 from rich.text import Text
 
-from meds.cli.console import console
+from meds.cli.console import console, say_heading
 
 
 def show_plugin(name: str, kind: str | None, as_json: bool) -> None:
@@ -51,7 +51,10 @@ def show_plugin(name: str, kind: str | None, as_json: bool) -> None:
     for recipe, stages in found.plugin.stage_recipes.items():
         for stage, values in stages.items():
             _line(f"recipe {recipe}, stage {stage}", _values(values))
-    console.print("\n[bold]Options[/bold]" if options else "\nIt has no options.")
+    if options:
+        say_heading("\nOptions")
+    else:
+        console.print("\nIt has no options.")
     for option in options:
         _line(option.name, f"{option.type} ({option.default_text})")
         console.print(Padding(Text(option.meaning), (0, 0, 0, 4)))

@@ -48,7 +48,7 @@ def show_plugins(as_json: bool) -> None:
         *((f"{row['kind']} {row['name']}", row) for row in rows if row["error"]),
         *((item["entry_point"], item) for item in broken),
     ]:
-        console.print(f"broken: {name} of {item['package']}: {item['error']}", soft_wrap=True, markup=False)
+        console.print(f"broken: {name} of {item['package']}: {item['error']}", soft_wrap=True)
 
 
 def _row(found: Registration) -> dict[str, str | None]:

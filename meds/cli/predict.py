@@ -77,7 +77,6 @@ def predict_images(request: PredictRequest) -> None:
             f"{writer.anomalous} of {writer.count} images are anomalous. Written to {request.output}: predictions.csv, "
             "predictions.jsonl" + (", heatmaps, masks." if request.heatmaps else "."),
             soft_wrap=True,
-            markup=False,
         )
     if failures:
         raise DataError("\n".join([*failures, f"{len(failures)} of {count} images could not be read."]))
@@ -159,7 +158,7 @@ class _Writer:
         if self._request.as_json:
             print(line, flush=True)  # noqa: T201 - lines for another program
         else:
-            console.print(f"{row['decision']:<9}  {found.score:.4f}  {path}", soft_wrap=True, markup=False)
+            console.print(f"{row['decision']:<9}  {found.score:.4f}  {path}", soft_wrap=True)
 
     def _pictures(self, path: Path, class_name: str, image: Any, found: Prediction) -> dict[str, str]:
         import numpy as np
@@ -231,7 +230,7 @@ def _class_of(path: Path, given: str | None, names: Sequence[str]) -> str:
         return given
     if len(names) == 1:
         return names[0]
-    for part in reversed(path.parent.parts):
+    for part in reversed(path.absolute().parent.parts):
         if part in names:
             return part
     raise UserError(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.markup import escape
 
 from meds.cli.console import ConsoleReporter, console, new_table
 from meds.cli.output import a_file
@@ -34,7 +33,7 @@ def rank_run(run: Path, top: int, output: Path | None, as_json: bool) -> None:
         return
     _show_top(ranking, min(top, SHOWN))
     for sentence in (_expectation(ranking), *_truth(ranking), f"Written to {path}."):
-        console.print(sentence, soft_wrap=True, markup=False)
+        console.print(sentence, soft_wrap=True)
 
 
 def _as_json(ranking: Ranking, top: int) -> dict[str, Any]:
@@ -71,13 +70,13 @@ def _show_top(ranking: Ranking, shown: int) -> None:
         cells = {
             "rank": row["rank"],
             "score": f"{float(row['score']):.4g}",
-            "class": escape(row["class"]),
+            "class": row["class"],
             "selected": "yes" if row["selected"] == "1" else "no",
-            "image": escape(row["path"][len(folder) :]),
+            "image": row["path"][len(folder) :],
         }
         table.add_row(*(cells[name] for name, wanted in columns.items() if wanted))
     if folder:
-        console.print(f"Images below {folder}", soft_wrap=True, markup=False)
+        console.print(f"Images below {folder}", soft_wrap=True)
     console.print(table)
 
 

@@ -17,4 +17,4 @@ def report_runs(runs: Sequence[Path], output: Path | None) -> None:
     places = list({path.resolve(): path for path in runs}.values())
     path = a_file(output or (places[0] if len(places) == 1 else Path()) / "report.html")
     write_report([FinishedRun(place) for place in places], path, ConsoleReporter())
-    console.print(f"Written to {path}.", soft_wrap=True, markup=False)
+    console.print(f"Written to {path}.", soft_wrap=True)

@@ -53,7 +53,7 @@ def _table(run: FinishedRun) -> Path:
 
 
 def _say(text: str) -> None:
-    console.print(text, soft_wrap=True, markup=False)
+    console.print(text, soft_wrap=True)
 
 
 def _login_name() -> str:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.markup import escape
-
-from meds.cli.console import ConsoleReporter, console, duration
+from meds.cli.console import ConsoleReporter, console, duration, say_heading
 from meds.cli.continuing import told_how_to_continue
 from meds.cli.results import show_metrics, show_noise
 
@@ -35,7 +33,7 @@ def run_spec(
     reporter = ConsoleReporter()
     pipeline = Pipeline(spec, registry(), reporter=reporter)
     request = RunRequest(directory, first, last, force)
-    console.print(f"[bold]{spec.name}[/bold] on {pipeline.runtime.describe()}, in {escape(str(directory))}")
+    say_heading(spec.name, f" on {pipeline.runtime.describe()}, in {directory}")
     show_noise(pipeline.data.noise)
     # A mistake that is found until here the same command would find again.
     runner = Runner(pipeline, request, reporter)
@@ -44,5 +42,5 @@ def run_spec(
     if metrics is not None:
         show_metrics(metrics)
         written = [name for name in ("metrics.json", "predictions.csv", "ranking.csv") if (directory / name).is_file()]
-        console.print(f"Written to {directory}: {', '.join(written)}", soft_wrap=True, markup=False)
+        console.print(f"Written to {directory}: {', '.join(written)}", soft_wrap=True)
     console.print(f"Done in {duration(time.monotonic() - started)}.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from meds.cli.console import console, duration, new_table, size
+from meds.cli.console import console, duration, new_table, say_heading, size
 from meds.cli.results import show_metrics
 
 
@@ -22,7 +22,7 @@ def show_status(run: Path, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(state, indent=2, ensure_ascii=False))
         return
-    console.print(f"[bold]{state['name']}[/bold]: {state['status']}, on {state['device']}")
+    say_heading(state["name"], f": {state['status']}, on {state['device']}")
     table = new_table("stage", "status", "time", "processor", "peak memory", "size")
     for row in state["stages"]:
         cost = row["cost"]
@@ -39,11 +39,9 @@ def show_status(run: Path, as_json: bool) -> None:
         table.add_row(row["name"], row["status"], *shown)
     console.print(table)
     if state["status"] == "stopped":
-        console.print(
-            f"Nothing runs it any more; continue with `meds run {run}/spec.yaml`.", markup=False, soft_wrap=True
-        )
+        console.print(f"Nothing runs it any more; continue with `meds run {run}/spec.yaml`.", soft_wrap=True)
     if state.get("error"):
-        console.print(f"error: {state['error']}", markup=False, soft_wrap=True)
+        console.print(f"error: {state['error']}", soft_wrap=True)
     metrics = run / "metrics.json"
     if metrics.is_file() and state["status"] == "done":
         show_metrics(read_json(metrics, METRICS))

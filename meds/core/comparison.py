@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from meds.core.data import digest_of_tests
-from meds.core.errors import UserError
+from meds.core.errors import SpecError, UserError
 from meds.core.metric_names import without_figure
 from meds.core.registry import Registry, unknown_name
 from meds.core.run_directory import RunDirectory, read_table
@@ -111,6 +111,7 @@ def cases(
     """Every combination, each once; specs with other stages than those of the full method run as they are written.
 
     Raises:
+        SpecError: a spec has no name.
         UserError: a method is unknown, two specs or two runs have one name, or methods are named for a spec that has
             no parts.
     """
@@ -120,6 +121,9 @@ def cases(
     some_seeds: Sequence[int | None] = list(dict.fromkeys(seeds or [])) or [None]
     some_ratios: Sequence[float | None] = list(dict.fromkeys(ratios or [])) or [None]
     names = [source.data.get("name") for source in sources]
+    for source, name in zip(sources, names, strict=True):
+        if name is None:
+            raise SpecError(f"{source.name}: the key `name` is missing.")
     for name in sorted({str(name) for name in names if names.count(name) > 1}):
         raise UserError(f"Two specs are called '{name}'; give one another `name`, because a folder bears it.")
     found = []
@@ -181,10 +185,12 @@ def spec_of(case: Case, registry: Registry) -> Spec:
 def _stages(whole: Sequence[dict[str, Any]], method: str) -> list[dict[str, Any]]:
     """The stage list of a method, from that of the full method.
 
-    The plain student trains as long as that one where its length is written down; else each as its paper says, which
-    for INP-Former and HVQ is longer without a selection.
+    The plain student has no memory that could rank. It trains as long as the full method where that length is written
+    down; else each as its paper says, which for INP-Former and HVQ is longer without a selection.
     """
     memory, distill, finetune, evaluate = whole
+    if method == "plain" and evaluate.get("ranking") == "memory":
+        evaluate = {**evaluate, "ranking": "student"}
     fit = {"type": "fit", **{key: finetune[key] for key in _SHARED_WITH_FIT if key in finetune}}
     if "distance" in memory:
         fit["distance"] = memory["distance"]

@@ -119,7 +119,7 @@ def _row(sample: Sample, split: str) -> dict[str, str]:
         sample.digest,
         record.class_name,
         split,
-        "" if record.label is None else str(record.label),
+        "" if record.label is None else str(int(record.label)),
         record.defect or "",
         record.mask or "",
         str(int(sample.injected)),

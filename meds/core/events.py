@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from abc import ABC
@@ -47,7 +48,7 @@ class RunLogger(ABC):  # noqa: B024 - every hook is optional
         """A stage has been computed; `facts` holds its cost."""
 
     def stage_failed(self, run: Path, stage: str, facts: dict[str, Any]) -> None:  # noqa: B027
-        """A stage has raised an error, whose text is in `facts`."""
+        """A stage, or what had to be done before it, has raised an error, whose text is in `facts`."""
 
     def run_finished(self, run: Path, facts: dict[str, Any]) -> None:  # noqa: B027
         """All stages are done; `facts` has the `metrics` (as in metrics.json), None where nothing was evaluated."""
@@ -81,14 +82,15 @@ class Events:
         self._tell("run_finished", {"metrics": metrics})
 
     def _tell(self, event: str, facts: dict[str, Any]) -> None:
-        arguments: tuple[Any, ...] = (self.run, facts)
+        stage: tuple[str, ...] = ()
         if event in self.STAGE_HOOKS:
-            arguments = (self.run, str(facts.pop("stage", "")), facts)
+            stage = (str(facts.pop("stage", "")),)
         elif event not in self.RUN_HOOKS:
             return
         for logger in list(self.loggers):
             try:
-                getattr(logger, event)(*arguments)
+                # Each has its own copy: what one does to it is no business of the others or of the run.
+                getattr(logger, event)(self.run, *stage, copy.deepcopy(facts))
             except (Exception, SystemExit) as error:
                 self._leave_out(logger, error)
 

@@ -44,7 +44,7 @@ def refuse_detector(stage: str, name: str, model: type[Model]) -> None:
 
 def load_student(context: StageContext, artifact: Artifact, partition: Partition) -> Student:
     """The student of a partition with the artifact's weights, in evaluation mode."""
-    student = context.within(partition).new_student(partition.name)
+    student = context.without_weights().within(partition).new_student(partition.name)
     student.load_state_dict(artifact.tensors(student_file(partition)))
     student.eval()
     return student

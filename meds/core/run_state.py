@@ -48,7 +48,7 @@ class RunState:
         self._directory.write_state(self.data)
 
     def fail(self, error: str) -> list[str]:
-        """Note an error; returns the names of the stages that were running."""
+        """Note an error; returns the names of the stages that were running, else of the one that was to come next."""
         failed = [row for row in self.data["stages"] if row["status"] == "running"]
         for row in failed:
             row["status"] = "failed"
@@ -57,7 +57,8 @@ class RunState:
             self.write("failed")
         except Exception:  # a full disk must not hide the error that is being reported
             return []
-        return [row["name"] for row in failed]
+        next_one = [row for row in self.data["stages"] if row["status"] == "waiting"][:1]
+        return [row["name"] for row in failed or next_one]
 
 
 def _waiting(planned: PlannedStage) -> dict[str, Any]:

@@ -58,8 +58,10 @@ class Runner:
 
     def _run(self) -> dict[str, Any] | None:
         pipeline, wanted = self.pipeline, self.wanted
+        # Before the directory is changed: a logger whose package is missing must cost nothing.
+        loggers = self._loggers()
         self.directory.prepare(pipeline.spec.to_yaml(), pipeline.data)
-        self.events = Events(self.request.directory, self._loggers(), self.reporter.say)
+        self.events = Events(self.request.directory, loggers, self.reporter.say)
         self.state = RunState(pipeline, self.directory)
         self.state.write("running")
         self.events.started(pipeline.spec.name, pipeline.spec.dump())

@@ -119,6 +119,16 @@ class StageContext:
         view.device_features = self.device_features
         return view
 
+    def without_weights(self) -> StageContext:
+        """This context for a student whose values come from an artifact: the file that its option `weights` names, if
+        it has one, is not read and need not be there any more.
+        """
+        if getattr(self.student_options, "weights", None) is None:
+            return self
+        view = replace(self, student_options=self.student_options.model_copy(update={"weights": None}))
+        view.device_features = self.device_features
+        return view
+
     def student_layers(self) -> tuple[str, ...]:
         """Names of the layers that the student reads."""
         return self.student_class.layers_needed(self.student_options, self.backbone)

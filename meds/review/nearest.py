@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
@@ -118,17 +118,21 @@ class NearestNormal:
                 best = Neighbour(part[image], divmod(place, self.grid[1]), found)
         return best
 
-    def _query(self, item: Item) -> list[Tensor]:
-        """The hottest patch of an image: a unit vector [C] float32 of every layer, interpolated on coarse ones."""
-        row, column = self.hottest(item)
-        maps = [self._run.pipeline.features.read([item.digest], layer).float() for layer in self._layers]
-        return [F.normalize(resize_map(m[0], self.grid)[:, row, column], dim=0) for m in maps]
+    def _query(self, item: Item) -> dict[str, Tensor]:
+        """The hottest patch of an image: a unit vector [C] float32 by layer, interpolated on coarse ones.
 
-    def _distances(self, items: Sequence[Item], query: Sequence[Tensor]) -> Tensor:
+        Maps of one row hold a transformer's class and register tokens, which belong to no patch.
+        """
+        row, column = self.hottest(item)
+        maps = {name: self._run.pipeline.features.read([item.digest], name)[0].float() for name in self._layers}
+        patches = {name: values for name, values in maps.items() if values.shape[-2] > 1} or maps
+        return {n: F.normalize(resize_map(m, self.grid)[:, row, column], dim=0) for n, m in patches.items()}
+
+    def _distances(self, items: Sequence[Item], query: Mapping[str, Tensor]) -> Tensor:
         """1 - cosine to every patch [n, H, W] float32, the mean over layers as in score maps (`scoring.score_map`)."""
         digests = [item.digest for item in items]
         distances = []
-        for layer, vector in zip(self._layers, query, strict=True):
+        for layer, vector in query.items():
             maps = self._run.pipeline.features.read(digests, layer).float()
             products = torch.matmul(vector, maps.flatten(2)).view(len(items), *maps.shape[-2:])
             distances.append(resize_map(1 - products / maps.norm(dim=1).clamp_min(1e-12), self.grid))

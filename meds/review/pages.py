@@ -127,6 +127,8 @@ class Pages:
 def next_command(review: Review) -> str:
     """The command that trains again with the decisions, in a run of its own beside the reviewed one."""
     run, table = review.run.path, review.journal.path
+    # What is called "." or ".." has no name, and what lies beside it no path that its own could be made into.
+    run = run if run.name not in ("", "..") else run.resolve()
     name = _next_name(review.run.spec.name, run, table)
     command = ["meds", "run", str(run / "spec.yaml"), "--set", f"name={name}", "--decisions", str(table)]
     if run.parent != Path("runs"):

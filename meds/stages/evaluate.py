@@ -130,7 +130,7 @@ class Evaluate(Stage):
         """The student's evaluation with this stage's options laid over it."""
         names = {field.name for field in fields(EvaluationDefaults)}
         given = {key: value for key, value in self.options if key in names and value is not None}
-        model = context.within(context.partitions[0]).new_model("evaluation")
+        model = context.without_weights().within(context.partitions[0]).new_model("evaluation")
         how = replace(model.evaluation_defaults(), **given)
         for option, rule, used in (
             ("top_fraction", "`image_score: top`", how.image_score == "top"),

@@ -128,9 +128,9 @@ class FolderDataset(Dataset[FolderOptions]):
         return bool(found) and all(excluded(path, self._root, self.options.exclude) for path in found)
 
     def _of_folder(self, folder: Path) -> FolderDataset:
-        return FolderDataset(
-            self.options.model_copy(update={"class_folders": False, "path": folder}), self.options.path
-        )
+        # By its name here: a link may lead to a folder of another name.
+        own = {"class_folders": False, "path": folder, "class_name": folder.name}
+        return FolderDataset(self.options.model_copy(update=own), self.options.path)
 
     def _unlabelled(self) -> list[Record]:
         path = self.options.path

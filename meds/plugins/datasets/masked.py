@@ -70,13 +70,15 @@ class MaskedDataset(Dataset[MaskedOptions]):
         return found
 
     def _of_class(self, folder: Path) -> Iterator[Record]:
+        # A class folder by its name here: a link may lead to a folder of another name.
+        class_name = folder.name if self.options.class_folders else folder.resolve().name or "images"
         names: list[tuple[Split, str | None]] = [("train", self.options.train), ("test", self.options.test)]
         for split, name in names:
             if name is not None or split == "train":
                 place = folder if name is None else folder_called(folder, name)
                 if place is None:
                     raise DataError(f"{folder}: holds no folder '{name}'; check `dataset.{split}`.")
-                yield from self._of_split(place, folder.resolve().name or "images", split)
+                yield from self._of_split(place, class_name, split)
 
     def _of_split(self, place: Path, class_name: str, split: Split) -> Iterator[Record]:
         listed = list_images(place, recursive=True)

@@ -86,7 +86,7 @@ class TensorBoard(RunLogger):
     def _writer(self, run: Path, name: str, step: int) -> SummaryWriter:
         if name not in self._writers:
             place = run / self.options.folder / name.replace("/", "-")
-            self._writers[name] = self._writer_class(str(place), purge_step=step or None)
+            self._writers[name] = self._writer_class(str(place), purge_step=step)
         return self._writers[name]
 
     def _flush(self) -> None:

@@ -128,6 +128,14 @@ def test_a_defect_without_a_mask_leaves_all_masks_out(whole: FakeRun, tmp_path: 
     assert "mask_dir" not in (tmp_path / "out" / "folder.yaml").read_text(encoding="utf-8")
 
 
+def test_a_mask_that_is_a_folder_of_several_counts_as_none(whole: FakeRun, tmp_path: Path) -> None:
+    (tmp_path / "masks" / "000").mkdir()
+    whole.test("logical.png", label=1, mask=tmp_path / "masks" / "000")
+    done = meds_anomalib("export", whole.write(), "--to", tmp_path / "out")
+    assert done.code == 0, done.said
+    assert "1 defective images have no mask, and Folder wants all or none: masks left out." in done.said
+
+
 def _nothing_selected(run: FakeRun) -> None:
     run.ranking = [(*row[:4], 0, row[5]) for row in run.ranking]
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from meds_mlflow.logger import allowed, flattened
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "synthetic.yaml"
@@ -91,6 +92,27 @@ def test_what_it_hears_of(server: MlflowClient, tmp_path: Path) -> None:
     assert found.data.tags["meds.stage"] == "evaluate"
     assert {"cost/memory/seconds", "cost/evaluate/seconds"} <= set(found.data.metrics)
     assert "student.safetensors" in {file.path for file in server.list_artifacts(found.info.run_id)}
+
+
+def test_students_of_classes_that_were_trained_before_are_stored(server: MlflowClient, tmp_path: Path) -> None:
+    assert run(*SHORT, "classes=separate", "loggers=[]") == 0
+    assert run(*SHORT, "classes=separate", "loggers=[{type: mlflow, model: true}]") == 0
+    stored = {file.path for file in server.list_artifacts(only_run(server).info.run_id)}
+    assert {"student.000.safetensors", "student.001.safetensors"} <= stored
+
+
+def test_a_server_that_is_down_does_not_cost_the_run_its_place(
+    server: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(*_: object, **__: object) -> None:
+        raise MlflowException("connection refused")
+
+    assert run(ONE_STEP) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "update_run", down)
+        assert run(ONE_STEP) == 0
+    assert run(ONE_STEP) == 0
+    assert only_run(server).info.status == "FINISHED"
 
 
 def test_a_server_that_is_not_there_is_named_and_the_run_goes_on(server: MlflowClient, tmp_path: Path) -> None:

@@ -150,6 +150,7 @@ def test_loss_and_map_are_the_published_ones() -> None:
     (found,) = network.anomaly_maps([target], [output], "cosine")
     np.testing.assert_allclose(found, np.sqrt((gaps**2).sum(axis=1)), rtol=1e-5)
     assert network.evaluation_defaults().pool_window == 16
+    assert network.evaluation_defaults().mask_resize == "nearest"
 
 
 def test_the_learning_rate_falls_once() -> None:

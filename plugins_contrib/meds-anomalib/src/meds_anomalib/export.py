@@ -58,7 +58,8 @@ def plan_export(run: FinishedRun) -> Export:
     if not selected:
         raise UserError(f"The run '{run.name}' selected no training image, so there is nothing to export.")
     defective = [image for image in run.test if image.label == 1]
-    masks = [image for image in defective if image.mask is not None]
+    # A mask may be a folder of several (MVTec LOCO), which anomalib's folders have no place for.
+    masks = [image for image in defective if image.mask is not None and not Path(image.mask).is_dir()]
     complete = masks if len(masks) == len(defective) else []
     strangers = [image.path for image in run.training if image.path not in run.digests]
     if strangers:

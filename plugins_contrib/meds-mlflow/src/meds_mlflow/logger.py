@@ -21,6 +21,8 @@ TABLES = ("spec.yaml", "metrics.json", "predictions.csv", "ranking.csv", "select
 NOTE = "mlflow.json"
 LONGEST_VALUE = 6000
 AT_ONCE = 100
+# Of a run that was deleted, or that another server has made.
+_GONE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 
 
 class Mlflow(RunLogger):
@@ -32,7 +34,6 @@ class Mlflow(RunLogger):
         super().__init__(options)
         self._client: MlflowClient | None = None
         self._run_id = ""
-        self._model: Path | None = None
 
     def run_started(self, run: Path, facts: dict[str, Any]) -> None:
         """Open the run, or the one that this directory has already, and write the spec as parameters."""
@@ -66,12 +67,6 @@ class Mlflow(RunLogger):
         figures |= {key: facts[key] for key in ("threshold", "alpha", "k")}
         self._log(f"{stage}/{facts['class']}", figures, facts["iteration"])
 
-    def artifact_saved(self, run: Path, stage: str, facts: dict[str, Any]) -> None:  # noqa: ARG002
-        """Remember the newest student, to be stored at the end."""
-        weights = Path(facts["path"]) / "student.safetensors"
-        if weights.is_file():
-            self._model = weights
-
     def after_stage(self, run: Path, stage: str, facts: dict[str, Any]) -> None:  # noqa: ARG002
         """Seconds and peak memory."""
         cost = facts["cost"]
@@ -93,8 +88,8 @@ class Mlflow(RunLogger):
             for name, figures in {**metrics["classes"], "mean": metrics["mean"]}.items():
                 self._log(f"metrics/{name}", {k: v for k, v in figures.items() if isinstance(v, float)}, 0)
         files = [run / name for name in TABLES if self.options.tables]
-        if self.options.model and self._model is not None:
-            files.append(self._model)
+        if self.options.model:
+            files += _students(run)
         for path in files:
             if path.is_file():
                 self._client.log_artifact(self._run_id, str(path))
@@ -106,7 +101,9 @@ class Mlflow(RunLogger):
             kept: str = json.loads(note.read_text(encoding="utf-8"))["run_id"]
             try:
                 client.update_run(kept, status="RUNNING")
-            except MlflowException:
+            except MlflowException as error:
+                if error.error_code not in _GONE:
+                    raise
                 # It was deleted, or the spec names another server now.
                 note.unlink()
             else:
@@ -123,6 +120,16 @@ class Mlflow(RunLogger):
         now = get_current_time_millis()
         rows = [Metric(allowed(f"{group}/{key}"), float(value), now, step) for key, value in figures.items()]
         self._client.log_batch(self._run_id, metrics=rows)
+
+
+def _students(run: Path) -> list[Path]:
+    """The files of the students of a run's last stage that has any: one, or one a class."""
+    found: list[Path] = []
+    state = run / "run.json"
+    for stage in json.loads(state.read_text(encoding="utf-8"))["stages"] if state.is_file() else []:
+        if stage["artifact"] is not None:
+            found = sorted(Path(stage["artifact"]).glob("student*.safetensors")) or found
+    return found
 
 
 def allowed(name: str) -> str:

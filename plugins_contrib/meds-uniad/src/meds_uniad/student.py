@@ -138,6 +138,7 @@ class UniAD(Student):
             image_score="pooled-max",
             pool_window=16,
             mask_rule="any",
+            mask_resize="nearest",
         )
 
 
