@@ -52,7 +52,10 @@ def refused(done: Any, *sentences: str) -> None:
         ("stages=[{type: distill}]", ["The stage `distill` needs a result of kind 'memory-scores'"]),
         ("stages=[{type: fit}, {type: evaluate, ranking: memory}]", ["The stage `evaluate` needs", "'memory-scores'"]),
         ("stages=[{type: evaluate}, {type: memory}]", ["The stage `evaluate` needs a result of kind 'student' or"]),
-        ("stages.select-finetune.minimum_selected=9", ["of the 10 training images of the class 'discs'", "minimum_s"]),
+        (
+            "stages.select-finetune.minimum_selected=9",
+            ["The class 'discs' has 10 training images, of which", "keep 4 at first", "minimum_s"],
+        ),
         ("stages.select-finetune.rule={type: magic}", ["unknown selection rule 'magic'"]),
         ("noise={ratio: 3, shortage: error}", ["weave"]),
         ("name=a/b", ["`name`:", "'a/b'"]),
@@ -81,12 +84,46 @@ def test_a_folder_with_one_image(project: Any, tiny_spec: dict[str, Any]) -> Non
 def test_two_images_are_too_few_to_select_from(project: Any, tiny_spec: dict[str, Any]) -> None:
     folder = images(project.root / "two", 2)
     done = project.run(spec=of_folder(tiny_spec, folder))
-    refused(done, "of the 2 training images of the class 'two'", "add images")
+    refused(done, "The class 'two' has 2 training images, of which the selection would keep 0 at first", "add images")
+
+
+def test_the_stage_that_fails_is_told(project: Any, tiny_spec: dict[str, Any]) -> None:
+    for number in range(6):
+        (project.root / "equal").mkdir(exist_ok=True)
+        Image.fromarray(np.full((64, 64), 99, np.uint8)).save(project.root / "equal" / f"{number}.png")
+    refused(
+        project.run(spec=of_folder(tiny_spec, project.root / "equal")), "of the 6 training images of the class 'equal'"
+    )
     state = project.json("run.json")
     assert state["status"] == "failed"
     assert [stage["status"] for stage in state["stages"]] == ["done", "done", "failed", "waiting"]
-    assert "class 'two'" in state["error"]
+    assert "class 'equal'" in state["error"]
     assert [event["stage"] for event in project.events("stage_failed")] == ["select-finetune"]
+
+
+def test_a_class_that_is_too_small_is_found_before_anything_is_computed(
+    project: Any, tiny_spec: dict[str, Any]
+) -> None:
+    tiny_spec["dataset"]["train"] = 4
+    refused(
+        project.run(spec={**tiny_spec, "noise": None}),
+        "The class 'discs' has 4 training images, of which the selection would keep 1 at first, fewer than",
+    )
+    assert project.computed() == []
+
+
+def test_held_out_images_are_told_of_when_a_selection_is_too_small(project: Any, tiny_spec: dict[str, Any]) -> None:
+    tiny_spec["dataset"] |= {"train": 40, "classes": ["discs"]}
+    settings = ("stages.select-finetune.holdout=0.5", "stages.select-finetune.minimum_selected=19")
+    done = project.run(*(word for one in settings for word in ("--set", one)), spec={**tiny_spec, "noise": None})
+    refused(done, "The selection keeps 19 of the 40 training images of the class 'discs'", "of them are not held out")
+
+
+def test_a_missing_checkpoint_is_found_before_any_feature_is_computed(project: Any, tiny_spec: dict[str, Any]) -> None:
+    stages = [{"type": "fit", "iterations": 1, "batch_size": 4}, tiny_spec["stages"][-1]]
+    student = {"type": "dinomaly", "depth": 2, "weights": "/no/such/file.pth"}
+    refused(project.run(spec={**tiny_spec, "student": student, "stages": stages}), "/no/such/file.pth")
+    assert project.events("features") == []
 
 
 def test_equal_images_cannot_be_told_apart(project: Any, tiny_spec: dict[str, Any]) -> None:

@@ -124,7 +124,7 @@ def test_a_kill_while_reports_are_put_away_loses_none(
         patch.setattr(Path, "replace", step(Path.replace))
         patch.setattr(Path, "rename", step(Path.rename))
         with pytest.raises(Killed):
-            RunDirectory(tmp_path).prepare("new", data)
-    RunDirectory(tmp_path).prepare("new", data)
+            RunDirectory(tmp_path).prepare("new", data, {})
+    RunDirectory(tmp_path).prepare("new", data, {})
     assert {path.name: path.read_bytes() for path in (tmp_path / "earlier").iterdir()} == before
     assert {path.name for path in tmp_path.iterdir()} == {"earlier", "spec.yaml", "data.csv"}

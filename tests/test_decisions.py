@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 from meds.core.data import Sample
 from meds.core.dataset import Record
 from meds.core.decision_table import append_decision, mended_decisions, read_decisions
-from meds.core.decisions import Decision, decided_now, standing
+from meds.core.decisions import Decision, apply_decisions, decided_now, standing
 from meds.core.errors import DataError
+from meds.core.finished_run import FinishedRun
 
 
 def decision(digest: str, verdict: str, who: str = "ann", path: str = "a.png") -> Decision:
@@ -223,6 +225,16 @@ def test_defects_may_enter_the_test(finished: Any) -> None:
     assert [row["label"] for row in rows if row["path"] == path] == ["1"]
     (moved,) = [row for row in finished.rows("data.csv") if row["path"] == path]
     assert (moved["split"], moved["defect"]) == ("test", "")
+
+
+def test_a_defect_that_is_there_twice_enters_the_test_once(finished: Any) -> None:
+    data = FinishedRun(finished.runs / "tiny").data
+    defect = next(sample for sample in data.train if sample.injected)
+    twice = replace(data, train=(*data.train, defect), test=tuple(s for s in data.test if s.digest != defect.digest))
+    decision = Decision(defect.record.path, defect.digest, "defect", "ann", "2026-11-26T10:00:00+00:00")
+    found = apply_decisions(twice, {defect.digest: decision}, defects_to_test=True)
+    assert [sample.digest for sample in found.test].count(defect.digest) == 1
+    assert len(found.train) == len(data.train) - 1
 
 
 def test_a_class_that_loses_its_images_is_named(finished: Any) -> None:

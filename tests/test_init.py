@@ -280,7 +280,7 @@ def test_student_and_encoder_that_suit_each_other(
 ) -> None:
     monkeypatch.setattr("meds.cli.starting_points.find_spec", lambda name: name in installed or None)
     folder = tmp_path / "line"
-    put(*images(folder))
+    put(*images(folder, 6))
     spec, _ = written(meds, folder, *(["--backbone", backbone] if backbone else []))
     chosen = backbone or next((name for name, point in STARTING_POINTS.items() if point.package in installed), "timm")
     assert spec["backbone"]["type"] == chosen

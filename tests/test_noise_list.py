@@ -213,3 +213,17 @@ def test_paths_as_windows_writes_them(tmp_path: Path) -> None:
 def test_a_list_with_other_separators_says_what_was_found(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="only 'filename;clsname'; the columns are separated by commas"):
         protocol(write(tmp_path, *ROWS, header="filename;clsname")).apply(RECORDS)
+
+
+def test_a_listed_image_that_cannot_be_read_is_told(project: Any, tiny_spec: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "set" / "weave" / "train" / "good"
+    folder.mkdir(parents=True)
+    for number in range(4):
+        (folder / f"{number}.png").write_bytes(b"no image")
+        pixels = np.random.default_rng(number).integers(0, 255, (64, 64), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number + 4}.png")
+    (tmp_path / "list.csv").write_text("filename\nweave/train/good/4.png\nweave/train/good/0.png\n")
+    dataset = {"type": "mvtec", "path": str(tmp_path / "set"), "unreadable": "skip"}
+    done = project.run(spec={**tiny_spec, "dataset": dataset, "noise": {"list": str(tmp_path / "list.csv")}})
+    assert done.code == 2
+    assert f"Images left out because they cannot be read: 4, such as {folder / '0.png'}." in done.said

@@ -63,9 +63,9 @@ def test_another_spec_takes_the_pages_of_the_former_away(finished: Any, meds: Ca
     meds("rank", finished.runs / "tiny", "--top", "1")
     run = FinishedRun(finished.runs / "tiny")
     directory = RunDirectory(run.path)
-    directory.prepare(run.spec.to_yaml(), run.data)
+    directory.prepare(run.spec.to_yaml(), run.data, {})
     assert finished.file("ranking.html").exists()
-    directory.prepare(run.spec.to_yaml() + "# changed", run.data)
+    directory.prepare(run.spec.to_yaml() + "# changed", run.data, {})
     assert not finished.file("ranking.html").exists()
 
 

@@ -96,7 +96,7 @@ def test_manifest_tells_where_an_artifact_comes_from(finished: Any) -> None:
 
 def test_data_csv_lists_every_image(finished: Any) -> None:
     rows = finished.rows("data.csv")
-    assert list(rows[0]) == ["path", "sha256", "class", "split", "label", "defect", "mask", "injected"]
+    assert list(rows[0]) == ["path", "sha256", "class", "split", "label", "defect", "mask", "mask_sha256", "injected"]
     train, test = ([row for row in rows if row["split"] == split] for split in ("train", "test"))
     assert (len(train), len(test)) == (20, 16)
     injected = [row for row in train if row["injected"] == "1"]

@@ -194,15 +194,17 @@ def test_fair_noise_leaves_injected_images_out_of_the_test(project: Any, tiny_sp
 def test_held_out_images_are_never_trained_on_and_give_the_threshold(
     project: Any, tiny_spec: dict[str, Any], training: str
 ) -> None:
-    tiny_spec["dataset"] |= {"classes": ["weave"], "train": 24}
+    tiny_spec["dataset"] |= {"classes": ["weave"], "train": 36}
     stages = {"fit": tiny_spec["stages"][:0], "select-finetune": tiny_spec["stages"][:2]}[training]
     stage = {"type": training, "iterations": 4, "batch_size": 4, "holdout": 0.5}
     project.run_well(spec={**tiny_spec, "stages": [*stages, stage, tiny_spec["stages"][-1]]})
     row = project.json("metrics.json")["calibration"]["weave"]
     assert row["held_out"]
     assert row["wanted"] == 0.01
-    assert 1 <= row["images"] <= 15
-    assert row["expected"] == pytest.approx(1 / (row["images"] + 1))
+    assert 1 <= row["images"] <= 22
+    # Where the estimate says how likely images are to be normal, they count as fractions.
+    assert row["expected"] >= 1 / (row["images"] + 1) - 1e-9
+    assert row["low"] < row["expected"] < row["high"]
     assert row["heatmap"][0] < row["pixel_threshold"] < row["heatmap"][1]
     assert project.json("metrics.json")["thresholds"]["weave"] == row["threshold"]
 
@@ -212,7 +214,7 @@ def test_brackets_in_a_class_s_name_are_shown(
 ) -> None:
     for name in ("rim [old]", "rim [new]"):
         (project.root / "set" / name).mkdir(parents=True)
-        for number in range(4):
+        for number in range(8):
             noise = np.random.default_rng(number).integers(0, 255, (64, 64), dtype=np.uint8)
             Image.fromarray(noise).save(project.root / "set" / name / f"{number}.png")
     dataset = {"type": "folder", "path": str(project.root / "set"), "class_folders": True, "exclude": ["*_[ab].png"]}

@@ -253,3 +253,10 @@ def test_the_first_selection_follows_the_criterion(tmp_path: Path, criterion: An
         assert history[0, list(places)].tolist() == [scores[i].item() < threshold for i in places]
     wanted = {("distilled-student",)} if "distilled" in (criterion, init) else set()
     assert set(stage.consumes()) == wanted | ({("memory-scores",)} if criterion == "memory" else set())
+
+
+@pytest.mark.parametrize("median", ["lower", "middle"])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8, 9])
+def test_what_the_rule_keeps_at_first(median: str, count: int) -> None:
+    scores = torch.rand(count, generator=torch.Generator().manual_seed(count))
+    assert rule(median).kept_at_first(count) == int((scores < rule(median).threshold(scores, 0.0)).sum())

@@ -14,6 +14,7 @@ from meds.cli.console import console
 from meds.cli.output import a_file
 from meds.cli.starting_points import StartingPoint, starting_point
 from meds.core import files
+from meds.core.calibration import FEWEST_IMAGES
 from meds.core.data import MINIMUM_TRAINING_IMAGES, too_few_images
 from meds.core.errors import UserError
 from meds.core.image_files import one_line, printable
@@ -64,10 +65,10 @@ def write_spec(folder: Path, output: Path | None, backbone: str | None, force: b
     files.write_text(path, _spec(folder, name, layout, start))
     for sentence in [*layout.found, _sizes(layout)]:
         console.print(one_line(sentence), soft_wrap=True)
-    if layout.training_images < 20:
+    if layout.training_images < FEWEST_IMAGES:
         console.print(
-            f"{layout.training_images} training images of a class are few: with fewer than 20 no threshold can promise "
-            "anything.",
+            f"{layout.training_images} training images of a class are few: with fewer than {FEWEST_IMAGES} no "
+            "threshold can promise anything.",
             soft_wrap=True,
         )
     console.print(f"Written to {path}. Look at it, then: meds run {quote(str(path))}", soft_wrap=True)

@@ -13,7 +13,8 @@ from meds.core.data import MINIMUM_TRAINING_IMAGES, Sample
 from meds.core.seeds import derive_seed
 
 CONFIDENCE = 0.95
-FEWEST_IMAGES = 20
+# As many as the estimate of likely defects needs: without it nothing is known of those that were held out.
+FEWEST_IMAGES = 30
 _HALF_AN_IMAGE = 0.5
 
 
@@ -80,7 +81,7 @@ def calibrate(
 def held_out(samples: Sequence[Sample], share: float, seed: int) -> list[int]:
     """Positions of the samples that a training leaves out: by class, the share of its images, a seeded choice.
 
-    Images of equal content go together. A class of fewer than 20 images needs them all and holds out none; of any other
+    Images of equal content go together. A class of fewer than 30 images needs them all and holds out none; of any other
     as many are left as a training needs.
     """
     chosen: list[int] = []

@@ -21,7 +21,9 @@ from meds.core.errors import DataError
 if TYPE_CHECKING:
     from meds.core.stage import Reporter
 
-COLUMNS = ("path", "sha256", "class", "split", "label", "defect", "mask", "injected")
+COLUMNS = ("path", "sha256", "class", "split", "label", "defect", "mask", "mask_sha256", "injected")
+# What a table must have to be read; digests of masks came later than the first runs.
+_NEEDED = set(COLUMNS) - {"mask_sha256"}
 MINIMUM_TRAINING_IMAGES = 2
 
 
@@ -31,6 +33,7 @@ class Sample:
 
     `injected` is True for a training image that is known to be a defect, `confirmed` for one that a person has
     judged to be normal. The record's split is where the image came from; a run's own split is where it is put.
+    `mask_digest` is that of its mask's content, empty without one.
     """
 
     record: Record
@@ -38,6 +41,7 @@ class Sample:
     class_index: int
     injected: bool = False
     confirmed: bool = False
+    mask_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class RunData:
 def read_csv(text: str, noise: dict[str, Any]) -> RunData:
     """The images that `RunData.to_csv` wrote, without looking at them; ValueError if the text is no such table."""
     reader = csv.DictReader(io.StringIO(text))
-    lacking = set(COLUMNS) - set(reader.fieldnames or ())
+    lacking = _NEEDED - set(reader.fieldnames or ())
     if lacking:
         raise ValueError(f"it lacks the column '{min(lacking)}'")
     rows = list(reader)
@@ -109,7 +113,7 @@ def _sample(row: Mapping[str, str], class_index: int) -> Sample:
         defect=row["defect"] or None,
         mask=row["mask"] or None,
     )
-    return Sample(record, row["sha256"], class_index, row["injected"] == "1")
+    return Sample(record, row["sha256"], class_index, row["injected"] == "1", mask_digest=row.get("mask_sha256") or "")
 
 
 def _row(sample: Sample, split: str) -> dict[str, str]:
@@ -122,6 +126,7 @@ def _row(sample: Sample, split: str) -> dict[str, str]:
         "" if record.label is None else str(int(record.label)),
         record.defect or "",
         record.mask or "",
+        sample.mask_digest,
         str(int(sample.injected)),
     )
     return dict(zip(COLUMNS, values, strict=True))
@@ -134,7 +139,7 @@ def scan(dataset: Dataset[Any], protocol: NoiseProtocol | None, reporter: Report
     another size than its image, or a class with fewer than two training images.
     """
     records = dataset.records()
-    digests: dict[str, str] = {}
+    digests: dict[str, tuple[str, str]] = {}
     unreadable: list[str] = []
     kept: list[Record] = []
     with nullcontext() if reporter is None else reporter.bar("images", len(records)) as bar:
@@ -143,19 +148,26 @@ def scan(dataset: Dataset[Any], protocol: NoiseProtocol | None, reporter: Report
             if digest is None:
                 unreadable.append(record.path)
             else:
-                digests[record.path] = digest
                 _check_mask(dataset, record)
+                digests[record.path] = (digest, dataset.mask_digest(record))
                 kept.append(record)
             if bar is not None:
                 bar.advance()
-    result = without_noise(kept) if protocol is None else protocol.apply(kept)
+    try:
+        result = without_noise(kept) if protocol is None else protocol.apply(kept)
+    except DataError as error:
+        if unreadable:
+            error.add_note(f"Images left out because they cannot be read: {len(unreadable)}, such as {unreadable[0]}.")
+        raise
     names = tuple(sorted({record.class_name for record in (*result.train, *result.test)}))
     check_classes(names, result.train)
-    train = tuple(
-        Sample(record, digests[record.path], names.index(record.class_name), injected)
-        for record, injected in zip(result.train, result.injected, strict=True)
-    )
-    test = tuple(Sample(record, digests[record.path], names.index(record.class_name)) for record in result.test)
+
+    def sample(record: Record, injected: bool = False) -> Sample:
+        digest, mask_digest = digests[record.path]
+        return Sample(record, digest, names.index(record.class_name), injected, mask_digest=mask_digest)
+
+    train = tuple(map(sample, result.train, result.injected))
+    test = tuple(map(sample, result.test))
     return RunData(names, train, test, with_shared(result.report.as_dict(), train, test), tuple(unreadable))
 
 

@@ -78,6 +78,10 @@ class Dataset(ABC, Generic[OptionsT]):
         """(height, width) of the mask in pixels, None if the record has no mask."""
         return None if record.mask is None else images.mask_size(Path(record.mask))
 
+    def mask_digest(self, record: Record) -> str:
+        """sha256 of the content of the mask's file, or of a folder of several (hex); empty where there is none."""
+        return "" if record.mask is None else images.mask_digest(Path(record.mask))
+
     def digest(self, record: Record) -> str:
         """sha256 of the image's content (hex): equal content has an equal digest."""
         return images.file_digest(Path(record.path))

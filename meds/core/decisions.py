@@ -65,7 +65,8 @@ def apply_decisions(data: RunData, decisions: Mapping[str, Decision], defects_to
     test = list(data.test)
     if defects_to_test:
         known = {sample.digest for sample in test}
-        test += [_as_test_image(sample) for sample in dropped if sample.digest not in known]
+        fresh = {sample.digest: sample for sample in dropped if sample.digest not in known}
+        test += map(_as_test_image, fresh.values())
     noise = with_shared(_noise_after(data, kept, dropped), kept, test)
     noise["decisions_elsewhere"] = len(decisions.keys() - {sample.digest for sample in data.train})
     return replace(data, train=tuple(kept), test=tuple(test), noise=noise)

@@ -87,8 +87,11 @@ class FinishedRun:
     def artifact(self, stage: str) -> Artifact:
         """The artifact of a stage, verified; UserError if it is gone or damaged."""
         pointer = read_json(self.path / stage / POINTER, ["fingerprint"])
+        return self._opened(pointer["fingerprint"])
+
+    def _opened(self, fingerprint: str) -> Artifact:
         try:
-            return self.pipeline.store.open(pointer["fingerprint"])
+            return self.pipeline.store.open(fingerprint)
         except ArtifactError as error:
             raise UserError(f"{error} Run the spec again: `meds run {self.path / 'spec.yaml'}`.") from None
 
@@ -114,9 +117,26 @@ class FinishedRun:
         raise UserError(f"{self.path}: no stage of the run can score images.")
 
     def scorer(self) -> Scorer:
-        """A scorer for any image; the run's own images need not be there."""
+        """A scorer for any image; the run's own images need not be there.
+
+        It scores with what the evaluation scored with, whatever has been computed since, so that the thresholds fit.
+
+        Raises:
+            UserError: the artifact is gone or damaged, or the encoder is not the run's any more.
+        """
         block = self.scoring_block
-        return self._stage(block).scorer(self.context(block.name), self.artifact(block.name))
+        stage, inputs = self._stage(block), self.evaluation.manifest["inputs"]
+        self._check_encoder()
+        return stage.scorer(self.context(block.name), self._opened(inputs[stage.produces]))
+
+    def _check_encoder(self) -> None:
+        """UserError if the encoder has other weights than when the run was made, as from a file that was replaced."""
+        then = str(self.state.get("feature_cache", "")).rpartition("-")[0]
+        if then and then != self.pipeline.backbone.fingerprint:
+            raise UserError(
+                f"{self.path}: the encoder '{self.spec.backbone.type}' is not the one that the run was made with; its "
+                "weights file or its package has changed since. Bring the old one back, or run the spec again."
+            )
 
     def context(self, stage: str) -> StageContext:
         """What a stage of the run saw, without its inputs."""

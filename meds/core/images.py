@@ -162,6 +162,16 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+def mask_digest(path: Path) -> str:
+    """sha256 (hex) of a mask file's bytes, or of those of a folder of several in their order; "" if neither is there.
+
+    Raises UnreadableImageError as `file_digest`.
+    """
+    if path.is_dir():
+        return hashlib.sha256("".join(map(file_digest, list_images(path))).encode()).hexdigest()
+    return file_digest(path) if path.is_file() else ""
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Open an image file, and turn whatever goes wrong inside the block into an UnreadableImageError."""

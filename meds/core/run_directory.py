@@ -56,15 +56,16 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def prepare(self, spec_yaml: str, data: RunData) -> None:
-        """Write the resolved spec and the list of images.
+    def prepare(self, spec_yaml: str, data: RunData, fingerprints: Mapping[str, str]) -> None:
+        """Write the resolved spec and the list of images; `fingerprints` are those of the stages by name.
 
-        Reports of another spec or of other images go into the folder `earlier`, in the place of those there.
+        Reports of another spec, of other images or of stages that made something else go into the folder `earlier`, in
+        the place of those there.
         """
         for folder in (self.path, *(pointer.parent for pointer in self.path.glob(f"*/{POINTER}"))):
             files.remove_leftovers(folder)
         whole = {"spec.yaml": spec_yaml, "data.csv": data.to_csv()}
-        if any(not self._holds(name, text) for name, text in whole.items()):
+        if any(not self._holds(name, text) for name, text in whole.items()) or self._made_otherwise(fingerprints):
             self._put_reports_away(list(whole))
         for name, text in whole.items():
             files.write_text(self.path / name, text)
@@ -72,6 +73,14 @@ class RunDirectory:
             files.write_text(self.path / "unreadable.txt", "\n".join(data.unreadable) + "\n")
         else:
             (self.path / "unreadable.txt").unlink(missing_ok=True)
+
+    def _made_otherwise(self, fingerprints: Mapping[str, str]) -> bool:
+        """Whether the run here had other results, as of other weights or decisions, which no spec shows."""
+        try:
+            rows = self.read_state()["stages"]
+        except UserError:
+            return False
+        return any(fingerprints.get(row["name"], row["fingerprint"]) != row["fingerprint"] for row in rows)
 
     def _holds(self, name: str, text: str) -> bool:
         path = self.path / name

@@ -42,6 +42,10 @@ class RunState:
             row["artifact"] = str(artifact.path)
             row["cost"] = artifact.manifest["cost"]
 
+    def all_done(self) -> bool:
+        """Whether every stage of the run is done."""
+        return all(row["status"] == "done" for row in self.data["stages"])
+
     def write(self, status: str) -> None:
         """Write run.json with the run's status."""
         self.data["status"] = status

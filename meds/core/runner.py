@@ -60,7 +60,9 @@ class Runner:
         pipeline, wanted = self.pipeline, self.wanted
         # Before the directory is changed: a logger whose package is missing must cost nothing.
         loggers = self._loggers()
-        self.directory.prepare(pipeline.spec.to_yaml(), pipeline.data)
+        self.directory.prepare(
+            pipeline.spec.to_yaml(), pipeline.data, {planned.name: planned.fingerprint for planned in pipeline.stages}
+        )
         self.events = Events(self.request.directory, loggers, self.reporter.say)
         self.state = RunState(pipeline, self.directory)
         self.state.write("running")
@@ -72,7 +74,8 @@ class Runner:
         except BaseException as error:
             self._failed(error)
             raise
-        self.state.write("done" if wanted.stop == len(pipeline.stages) else "partly done")
+        self._note_later_ones()
+        self.state.write("done" if self.state.all_done() else "partly done")
         self.events.finished(metrics)
         return metrics
 
@@ -93,6 +96,14 @@ class Runner:
             if artifact.kind == "evaluation":
                 metrics = self.directory.write_evaluation(self.pipeline.data, artifact)
         return metrics
+
+    def _note_later_ones(self) -> None:
+        """Stages after the last one wanted may have been computed before; then they are done as well."""
+        for position in range(self.wanted.stop, len(self.pipeline.stages)):
+            planned = self.pipeline.stages[position]
+            pointer = self.request.directory / planned.name
+            if self.pipeline.store.has(planned.fingerprint) and pointer.is_dir():
+                self._finished(planned, position)
 
     def _lacks(self, planned: PlannedStage) -> UserError:
         return UserError(

@@ -26,6 +26,13 @@ class SelectionRule(ABC):
         which grows from 0 to the critical value k over the fine-tuning.
         """
 
+    def kept_at_first(self, count: int) -> int:
+        """How many of `count` images the rule keeps at iteration 0 if all scores differ; `count` if that is not known.
+
+        A class of which it keeps too few is refused before anything is trained.
+        """
+        return count
+
 
 def robust_maximum(maps: Tensor, percent: float = 1.0, rounding: Rounding = "ceil") -> Tensor:
     """Mean of the largest `percent` % of patch scores of each map: [n, H, W] -> [n] (paper sec. 4.3).

@@ -34,6 +34,10 @@ class MedianMad(SelectionRule):
         middle = self._median(scores)
         return float(middle + factor * self._median((scores - middle).abs()))
 
+    def kept_at_first(self, count: int) -> int:
+        """What lies below the median."""
+        return (count - 1) // 2 if self.options.median == "lower" else count // 2
+
     def _median(self, values: Tensor) -> Tensor:
         ordered = values.sort().values
         lower = ordered[(len(ordered) - 1) // 2]

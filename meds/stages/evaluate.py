@@ -123,14 +123,17 @@ class Evaluate(Stage):
         return total
 
     def check(self, context: StageContext) -> None:
-        """What the student's own evaluation leaves without effect is found before it is trained."""
-        self.evaluation(context)
+        """A checkpoint that is missing, and options without effect, are found before a student is trained."""
+        self._evaluation(context)
 
     def evaluation(self, context: StageContext) -> EvaluationDefaults:
         """The student's evaluation with this stage's options laid over it."""
+        return self._evaluation(context.without_weights())
+
+    def _evaluation(self, context: StageContext) -> EvaluationDefaults:
         names = {field.name for field in fields(EvaluationDefaults)}
         given = {key: value for key, value in self.options if key in names and value is not None}
-        model = context.without_weights().within(context.partitions[0]).new_model("evaluation")
+        model = context.within(context.partitions[0]).new_model("evaluation")
         how = replace(model.evaluation_defaults(), **given)
         for option, rule, used in (
             ("top_fraction", "`image_score: top`", how.image_score == "top"),
@@ -161,6 +164,8 @@ class Evaluate(Stage):
                 "There are no labelled test images, so nothing is measured on them; the ranking is written."
             )
             return {"classes": {}, "mean": {}}
+        nothing = dict.fromkeys(next(iter(classes.values())))
+        classes = {name: classes.get(name, nothing) for name in context.data.class_names}
         return {"classes": classes, "mean": metrics.mean_metrics(classes)}
 
     def _pixel_figures(

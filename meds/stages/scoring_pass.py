@@ -69,7 +69,7 @@ def scoring_seconds(context: StageContext, options: SelectFinetuneOptions) -> fl
     total = 0.0
     for partition in context.partitions:
         images = len(partition.positions(context.data.train))
-        trainable = round((1 - options.holdout) * images)
+        trainable = max(1, round((1 - options.holdout) * images))
         length = stage_length(student, trainable, options)
         settling = _settling_seconds(context, student, partition, options, length.batch_size)
         interval = scoring_interval(options, trainable, length)

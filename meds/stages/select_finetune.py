@@ -59,6 +59,19 @@ class SelectFinetune(Stage):
         """Images that a person has judged to be normal are always selected."""
         return True
 
+    def check(self, context: StageContext) -> None:
+        """Classes that are too small for the rule are found before hours of work on the others."""
+        rule: SelectionRule = context.selection_rule(self.options.rule)
+        for index, name in enumerate(context.data.class_names):
+            members = [sample for sample in context.data.train if sample.class_index == index]
+            kept = min(len(members), rule.kept_at_first(len(members)) + sum(sample.confirmed for sample in members))
+            if kept < self.options.minimum_selected:
+                raise SelectionError(
+                    f"The class '{name}' has {len(members)} training images, of which the selection would keep {kept} "
+                    f"at first, fewer than `minimum_selected: {self.options.minimum_selected}`: add images, or leave "
+                    "the class out."
+                )
+
     def run(self, context: StageContext) -> None:
         """Fine-tune one student for each partition of the classes."""
         source = context.input("distilled-student", "memory-scores")
@@ -196,11 +209,12 @@ class SelfSelection:
         name = self.context.data.class_names[index]
         to_train_on = int((members & selected & self.trainable).sum())
         if to_train_on < self.options.minimum_selected:
+            out = f", and {to_train_on} of them are not held out" if to_train_on < kept else ""
             raise SelectionError(
-                f"The selection keeps {to_train_on} of the {total} training images of the class '{name}' at iteration "
-                f"{progress.iteration} (scores below {facts['threshold']:.6g}), fewer than `minimum_selected: "
-                f"{self.options.minimum_selected}`; the class has too few images or equal scores: add images, or "
-                "leave the class out."
+                f"The selection keeps {kept} of the {total} training images of the class '{name}' at iteration "
+                f"{progress.iteration} (scores below {facts['threshold']:.6g}){out}, fewer than `minimum_selected: "
+                f"{self.options.minimum_selected}`; the class has too few images or equal scores: add images"
+                f"{', lower `holdout`' * bool(out)}, or leave the class out."
             )
         row: dict[str, Any] = {
             "iteration": progress.iteration,

@@ -1,0 +1,140 @@
+"""Nothing stale is taken for fresh: masks, decisions and encoders that change between two commands."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+from conftest import Finished
+from PIL import Image
+from safetensors.torch import save_file
+
+from meds.core.decision_table import append_decision
+from meds.core.decisions import Decision
+from meds.core.finished_run import FinishedRun
+
+
+def put(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (64, 64), dtype=np.uint8)).save(path)
+
+
+def put_mask(path: Path, square: slice) -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[square, square] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(mask).save(path)
+
+
+@pytest.fixture
+def part(tmp_path: Path) -> Path:
+    """A class in the layout of MVTec AD."""
+    folder = tmp_path / "part"
+    for number in range(8):
+        put(folder / "train/good" / f"{number}.png", number)
+    for number in range(3):
+        put(folder / "test/good" / f"{number}.png", 100 + number)
+        put(folder / "test/hole" / f"{number}.png", 200 + number)
+        put_mask(folder / "ground_truth/hole" / f"{number}_mask.png", slice(0, 64))
+    return folder
+
+
+def fitted(tiny_spec: dict[str, Any], folder: Path, **more: Any) -> dict[str, Any]:
+    stages = [{"type": "fit", "iterations": 2, "batch_size": 4}, tiny_spec["stages"][-1]]
+    dataset = {"type": "mvtec", "path": str(folder)}
+    return {**tiny_spec, "noise": None, "dataset": dataset, "stages": stages, **more}
+
+
+def test_corrected_masks_are_measured(project: Any, tiny_spec: dict[str, Any], part: Path) -> None:
+    project.run_well(spec=fitted(tiny_spec, part))
+    before = project.json("metrics.json")["mean"]
+    for number in range(3):
+        put_mask(part / "ground_truth/hole" / f"{number}_mask.png", slice(0, 8))
+    project.run_well()
+    after = project.json("metrics.json")["mean"]
+    assert (after["image_auroc"], after["pixel_ap"] < before["pixel_ap"]) == (before["image_auroc"], True)
+    assert project.computed() == ["fit", "evaluate", "evaluate"]
+    assert project.json("earlier/metrics.json")["mean"] == before
+
+
+def test_a_mask_of_several_files_counts_with_all_of_them(project: Any, tiny_spec: dict[str, Any], part: Path) -> None:
+    for number in range(3):
+        (part / "ground_truth/hole" / f"{number}_mask.png").unlink()
+        put_mask(part / "ground_truth/hole" / str(number) / "0.png", slice(0, 8))
+        put_mask(part / "ground_truth/hole" / str(number) / "1.png", slice(40, 48))
+    project.run_well(spec=fitted(tiny_spec, part))
+    put_mask(part / "ground_truth/hole/0/1.png", slice(32, 48))
+    project.run_well()
+    assert project.computed() == ["fit", "evaluate", "evaluate"]
+
+
+def test_a_run_from_before_masks_were_hashed_is_opened(finished: Any, meds: Callable[..., Finished]) -> None:
+    path = finished.runs / "tiny" / "data.csv"
+    with path.open(newline="") as file:
+        rows = [{k: v for k, v in row.items() if k != "mask_sha256"} for row in csv.DictReader(file)]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    assert meds("rank", finished.runs / "tiny").code == 0
+
+
+def test_new_confirmations_put_the_old_reports_away(finished: Any, tiny_spec: dict[str, Any]) -> None:
+    """The thresholds of one student must not judge what another one scores."""
+    table = finished.root / "decisions.csv"
+    rows = finished.rows("data.csv")
+    digests = {row["path"]: row["sha256"] for row in rows}
+    last = finished.rows("ranking.csv")[-1]["path"]
+
+    def confirm(path: str) -> None:
+        append_decision(table, Decision(path, digests[path], "normal", "ann", "2026-11-26T10:00:00+00:00"))
+
+    confirm(last)
+    finished.run_well("--decisions", table)
+    metrics = finished.json("metrics.json")
+    confirm(next(row["path"] for row in finished.rows("ranking.csv") if row["injected"] == "0"))
+    finished.run_well("--decisions", table, "--until", "select-finetune")
+    assert not (finished.runs / "tiny" / "metrics.json").exists()
+    assert finished.json("earlier/metrics.json") == metrics
+    finished.run_well("--decisions", table)
+    run = FinishedRun(finished.runs / "tiny")
+    assert run.evaluation.manifest["inputs"]["student"] == run.artifact("select-finetune").fingerprint
+
+
+def test_a_stage_computed_again_on_its_own_leaves_the_others_done(finished: Any) -> None:
+    finished.run_well("--until", "memory")
+    state = finished.json("run.json")
+    assert state["status"] == "done"
+    assert [row["status"] for row in state["stages"]] == ["done"] * 4
+    assert all(row["cost"] for row in state["stages"])
+
+
+def test_another_encoder_than_the_run_s_is_refused(
+    project: Any, tiny_spec: dict[str, Any], part: Path, meds: Callable[..., Finished]
+) -> None:
+    weights = project.root / "encoder.safetensors"
+    save_file(timm.create_model("resnet18").state_dict(), weights)
+    backbone = {"type": "timm", "model": "resnet18", "weights": str(weights), "image_size": 64}
+    project.run_well(spec=fitted(tiny_spec, part, backbone=backbone))
+    arguments = ("predict", project.runs / "tiny", part / "test", "-o", project.root / "out")
+    assert meds(*arguments).code == 0
+    save_file(timm.create_model("resnet18").state_dict(), weights)
+    done = meds(*arguments)
+    assert (done.code, "is not the one that the run was made with" in done.said) == (2, True)
+
+
+def test_a_class_without_test_images_is_named(
+    project: Any, tiny_spec: dict[str, Any], part: Path, tmp_path: Path
+) -> None:
+    for number in range(8):
+        put(tmp_path / "other/train/good" / f"{number}.png", 300 + number)
+    done = project.run_well(spec=fitted(tiny_spec, tmp_path, dataset={"type": "mvtec", "path": str(tmp_path)}))
+    metrics = project.json("metrics.json")
+    assert set(metrics["classes"]["other"].values()) == {None}
+    assert metrics["mean"] == metrics["classes"]["part"]
+    assert "The mean is without other: not both normal and defective images to test on." in done.said
