@@ -147,9 +147,19 @@ def test_a_mark_of_a_process_that_is_gone_holds_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_processes_of_one_number_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In containers of their own, which may share a home, the first process has the number 1."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with use_by_another_process(tmp_path, "import os; os.getpid = lambda: 1\n"):
+        assert used_by_others(tmp_path)
+        with in_use(tmp_path), in_use(tmp_path):
+            assert used_by_others(tmp_path)
+    assert not used_by_others(tmp_path)
+
+
 @contextmanager
-def use_by_another_process(folder: Path) -> Iterator[None]:
-    code = "import sys; from pathlib import Path; from meds.core.in_use import in_use\n"
+def use_by_another_process(folder: Path, before: str = "") -> Iterator[None]:
+    code = before + "import sys; from pathlib import Path; from meds.core.in_use import in_use\n"
     code += "with in_use(Path(sys.argv[1])): print('ready', flush=True); input()"
     command = [sys.executable, "-c", code, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
