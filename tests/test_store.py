@@ -174,6 +174,19 @@ def test_features_that_are_gone_are_told(cache: FeatureCache) -> None:
         cache.read(["0" * 64], "layer")
 
 
+def test_a_shard_that_is_gone_is_told_and_its_images_count_as_missing(cache: FeatureCache, tmp_path: Path) -> None:
+    cache.write(["a"], "layer", torch.zeros(1, 1, 2, 2))
+    again = FeatureCache(tmp_path / "home", "net-fp32", GIB)
+    assert not again.missing(["a"], ["layer"])
+    (shard,) = shards(cache)
+    shard.unlink()
+    with pytest.raises(ArtifactError, match=r"layer: features of the run's images are gone; run its spec with --force"):
+        again.read(["a"], "layer")
+    again.verify(["a"], ["layer"])
+    assert again.damaged == [f"{shard} is missing."]
+    assert again.missing(["a"], ["layer"]) == ["a"]
+
+
 def test_a_checkpoint_of_a_class_with_a_long_name(tmp_path: Path) -> None:
     for name in ("螺" * 60, "螺" * 59 + "丝"):
         Checkpoints(tmp_path, f"fit-{name}").save(3, {"weight": torch.full((1,), float(len(name.rstrip("丝"))))})
