@@ -147,9 +147,19 @@ def test_a_mark_of_a_process_that_is_gone_holds_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_processes_of_one_number_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In containers of their own, which may share a home, the first process has the number 1."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with use_by_another_process(tmp_path, "import os; os.getpid = lambda: 1\n"):
+        assert used_by_others(tmp_path)
+        with in_use(tmp_path), in_use(tmp_path):
+            assert used_by_others(tmp_path)
+    assert not used_by_others(tmp_path)
+
+
 @contextmanager
-def use_by_another_process(folder: Path) -> Iterator[None]:
-    code = "import sys; from pathlib import Path; from meds.core.in_use import in_use\n"
+def use_by_another_process(folder: Path, before: str = "") -> Iterator[None]:
+    code = before + "import sys; from pathlib import Path; from meds.core.in_use import in_use\n"
     code += "with in_use(Path(sys.argv[1])): print('ready', flush=True); input()"
     command = [sys.executable, "-c", code, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -162,6 +172,19 @@ def use_by_another_process(folder: Path) -> Iterator[None]:
 def test_features_that_are_gone_are_told(cache: FeatureCache) -> None:
     with pytest.raises(ArtifactError, match=r"layer: features of the run's images are gone; run its spec with --force"):
         cache.read(["0" * 64], "layer")
+
+
+def test_a_shard_that_is_gone_is_told_and_its_images_count_as_missing(cache: FeatureCache, tmp_path: Path) -> None:
+    cache.write(["a"], "layer", torch.zeros(1, 1, 2, 2))
+    again = FeatureCache(tmp_path / "home", "net-fp32", GIB)
+    assert not again.missing(["a"], ["layer"])
+    (shard,) = shards(cache)
+    shard.unlink()
+    with pytest.raises(ArtifactError, match=r"layer: features of the run's images are gone; run its spec with --force"):
+        again.read(["a"], "layer")
+    again.verify(["a"], ["layer"])
+    assert again.damaged == [f"{shard} is missing."]
+    assert again.missing(["a"], ["layer"]) == ["a"]
 
 
 def test_a_checkpoint_of_a_class_with_a_long_name(tmp_path: Path) -> None:

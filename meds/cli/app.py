@@ -246,12 +246,15 @@ def schema() -> None:
 @app.command()
 def store(
     remove_unused: Annotated[bool, typer.Option("--remove-unused", help="Remove what no run uses.")] = False,
+    forget_missing: Annotated[
+        bool, typer.Option("--forget-missing", help="Keep nothing for runs whose directories are gone.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List stored artifacts and features, their size and which runs use them."""
     from meds.cli.store import show_store
 
-    show_store(remove_unused, as_json)
+    show_store(remove_unused, forget_missing, as_json)
 
 
 @app.command()

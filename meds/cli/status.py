@@ -14,9 +14,11 @@ from meds.cli.results import show_metrics
 def show_status(run: Path, as_json: bool) -> None:
     """Print a run's stages with their cost, and its metrics if there are any."""
     from meds.core.run_directory import METRICS, RunDirectory, read_json
+    from meds.core.run_notes import remember_opened
 
     directory = RunDirectory(run)
     state = directory.read_state()
+    remember_opened(run, state)
     if state["status"] == "running" and not directory.is_in_use():
         state["status"] = "stopped"
     if as_json:

@@ -84,32 +84,43 @@ class FeatureCache:
 
     def read(self, digests: Sequence[str], layer: str) -> Tensor:
         """Maps [n, C, H, W] of the images, float16 or float32; ArtifactError if a shard is damaged or gone."""
-        rows = []
         with self._reading:
             index = self._index(layer)
-            for digest in digests:
-                if digest not in index:
-                    raise ArtifactError(
-                        f"{self.folder / layer}: features of the run's images are gone; run its spec with --force."
-                    )
-                shard, row = index[digest]
-                rows.append(self._open(shard)[row])
+            if any(digest not in index for digest in digests):
+                raise self._gone(layer)
+            try:
+                rows = [self._open(shard)[row] for shard, row in map(index.__getitem__, digests)]
+            except FileNotFoundError:
+                raise self._gone(layer) from None
             return torch.from_numpy(np.stack(rows))
 
+    def _gone(self, layer: str) -> ArtifactError:
+        return ArtifactError(
+            f"{self.folder / layer}: features of the run's images are gone; run its spec with --force."
+        )
+
     def verify(self, digests: Iterable[str], layers: Sequence[str]) -> None:
-        """Check the shards of these images; damaged ones are removed, noted in `damaged` and forgotten."""
+        """Check the shards of these images; damaged and missing ones are noted in `damaged`, removed and forgotten."""
         wanted = set(digests)
         for layer in layers:
             index = self._index(layer)
             shards = {id(index[d][0]): index[d][0] for d in wanted if d in index}
             for shard in shards.values():
-                try:
-                    self._open(shard)
-                except ArtifactError as error:
-                    self.damaged.append(str(error))
+                problem = self._problem(shard)
+                if problem is not None:
+                    self.damaged.append(problem)
                     shard.path.unlink(missing_ok=True)
                     for digest in [d for d, (other, _) in index.items() if other is shard]:
                         del index[digest]
+
+    def _problem(self, shard: _Shard) -> str | None:
+        try:
+            self._open(shard)
+        except ArtifactError as error:
+            return str(error)
+        except FileNotFoundError:
+            return f"{shard.path} is missing."
+        return None
 
     def remove_leftovers(self, layers: Sequence[str]) -> None:
         """Remove what a killed run left half written; nobody else may be writing."""

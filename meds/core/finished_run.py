@@ -13,6 +13,7 @@ from meds.core.model import EvaluationDefaults
 from meds.core.pipeline import Pipeline
 from meds.core.registry import Registry, registry
 from meds.core.run_directory import METRICS, POINTER, RunDirectory, read_json, read_table
+from meds.core.run_notes import remember_opened
 from meds.core.runtime import Precision
 from meds.core.spec import Block, Spec, load_spec
 from meds.core.stage import Scorer, Stage, StageContext
@@ -37,6 +38,7 @@ class FinishedRun:
                 f"{path}: the run has no evaluation yet (status: {self.state['status']}); finish it with "
                 "`meds run`, with `- {type: evaluate}` among its stages."
             )
+        remember_opened(path, self.state)
 
     @cached_property
     def spec(self) -> Spec:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from meds.core import files
 from meds.core.pipeline import Pipeline
 from meds.core.plan import PlannedStage
 from meds.core.run_directory import RunDirectory, library_versions
+from meds.core.run_notes import remember_instead
 from meds.core.store import Artifact
 
 
@@ -30,9 +30,7 @@ class RunState:
             "home": str(pipeline.home),
             "feature_cache": pipeline.features.folder.name,
         }
-        # The home remembers its runs, so that it can tell what no run uses any more.
-        place = str(directory.path.resolve())
-        files.write_json(pipeline.home / "runs" / f"{files.fingerprint(place)[:16]}.json", {"run": place})
+        remember_instead(pipeline.home, directory.path, self.data)
 
     def note(self, position: int, status: str, artifact: Artifact | None) -> None:
         """Set a stage's status, and its artifact and cost if it is done."""
