@@ -74,8 +74,8 @@ def _run() -> None:
             raise
         _tell(
             error,
-            "the memory is full; take a smaller `batch_size` or `image_size`, limit the memories with `max_images` of "
-            "the stage `memory`, or close other programs.",
+            "the memory is full; take a smaller `batch_size` or `image_size`, set `max_images` of the stage `memory` "
+            "to half of a class's images or fewer, or close other programs.",
         )
         sys.exit(2)
 

@@ -12,6 +12,7 @@ import meds.stages.scoring_pass
 from meds.core.estimate import PlanEstimate, estimate
 from meds.core.feature_cache import folder_bytes
 from meds.core.registry import load_registry
+from meds.stages import nearest
 from meds.testing.tiny_run import TinyRun
 
 STAGES = [
@@ -58,6 +59,24 @@ def test_bytes_of_the_memory_follow_its_own_options(tmp_path: Path) -> None:
     channels = sum(run.pipeline.backbone.layer(name).channels for name in run.pipeline.student_layers)
     assert planned.stage.options.grid == 4
     assert estimate(run.pipeline).memory_bytes == round(largest * 4 * 4 * channels * 5.4)
+
+
+def test_bytes_of_the_memory_follow_its_candidates_and_its_scorer(tmp_path: Path) -> None:
+    def held(name: str, stages: Sequence[Mapping[str, object]], **options: object) -> tuple[int, int]:
+        """Bytes, and those of one of the largest class's images in float32."""
+        run = tiny(tmp_path / name, [{**STAGES[0], **options}, *stages])
+        run.pipeline.runtime.precision, run.pipeline.runtime.threads = "bf16", 1
+        channels = sum(run.pipeline.backbone.layer(layer).channels for layer in run.pipeline.student_layers)
+        return estimate(run.pipeline).memory_bytes, 16 * channels
+
+    others = STAGES[1:]
+    (whole, image), (half, _) = held("whole", others), held("half", others, max_images=2)
+    channels = image // 16
+    copy = nearest.copied_bytes(channels, coarse=True) + 16
+    assert half == round(2 * image * 5.4) + 2 * 16 * copy
+    assert half < whole
+    images = round(whole / (image * 5.4))
+    assert held("scorer", STAGES[3:])[0] == images * (image * 4 + 16 * copy)
 
 
 def test_where_no_student_scores_the_evaluation_cannot_tell(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from itertools import combinations, product
@@ -17,9 +18,11 @@ from stage_cases import make_context, stored
 from torch import Tensor
 from torch.nn import functional as F
 
+from meds.core.runtime import Runtime
+from meds.core.seeds import derive_seed
 from meds.stages import memory_estimators as estimators
 from meds.stages import nearest
-from meds.stages.class_memory import ClassMemory
+from meds.stages.class_memory import ClassMemory, draw_candidates
 from meds.stages.memory import Memory, patch_vectors_of
 from meds.stages.options import MemoryOptions
 
@@ -29,7 +32,9 @@ def random_vectors(images: int, patches: int = 5, channels: int = 4, seed: int =
 
 
 def make_memory(vectors: Tensor, coarse: bool = False, seed: int = 3, **options: Any) -> ClassMemory:
-    return ClassMemory(MemoryOptions(**options), vectors, (1, vectors.shape[1]), seed, coarse)
+    given = MemoryOptions(**options)
+    candidates = draw_candidates(given, len(vectors), seed)
+    return ClassMemory(given, vectors[candidates], (1, vectors.shape[1]), seed, coarse, candidates)
 
 
 def distances(query: Tensor, patches: Tensor, distance: str = "cosine") -> np.ndarray[Any, Any]:
@@ -206,6 +211,60 @@ def test_the_largest_by_integers_is_the_largest() -> None:
         found, places = nearest.largest(values)
         torch.testing.assert_close(found, values.amax(dim=2))
         torch.testing.assert_close(values.gather(2, places[..., None])[..., 0], found)
+
+
+@pytest.mark.parametrize("left", [True, False])
+@pytest.mark.parametrize("rows", [0, 1, 7, 50])
+def test_vectors_converted_in_blocks_are_the_same_bits(rows: int, left: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = F.normalize(torch.randn(rows, 37, generator=torch.Generator().manual_seed(rows)), dim=1)
+    at_once = nearest._in_bf16(vectors, left)
+    for block in (1, 37 * 3, 37 * 16):
+        monkeypatch.setattr(nearest, "_CONVERTED_ELEMENTS", block)
+        assert torch.equal(nearest._in_bf16(vectors, left).view(torch.int16), at_once.view(torch.int16))
+    assert nearest.copied_bytes(37, coarse=True) == at_once.shape[1] * 2
+    assert nearest.copied_bytes(37, coarse=False) == 0
+
+
+@pytest.mark.parametrize("max_images", [None, 5])
+def test_threads_find_the_copy_for_the_search_made(
+    max_images: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    columns = nearest.PatchIndex.columns
+
+    def watched(index: nearest.PatchIndex, vectors: Tensor) -> Tensor:
+        if len(vectors) > index.patches:  # all vectors, not an image's
+            made.append(threading.get_ident())
+        return columns(index, vectors)
+
+    monkeypatch.setattr(nearest.PatchIndex, "columns", watched)
+    features = torch.randn(12, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    context = make_context([features], ["tile"] * 12, tmp_path)
+    context.runtime = Runtime("cpu", "bf16", 2)
+    stage = Memory(MemoryOptions(features="final", pooling=1, max_images=max_images))
+    stage.run(context)
+    assert made == [threading.get_ident()] * (max_images is not None), "the search of an index in itself needs none"
+    made.clear()
+    artifact = stored(**load_file(context.output.folder / "scores.safetensors"))
+    stage.scorer(context, artifact).scores([features], torch.zeros(12, dtype=torch.int64))
+    assert made == [threading.get_ident()]
+
+
+@pytest.mark.parametrize("level", ["image", "patch"])
+def test_images_that_are_no_candidates_are_scored_like_the_others(level: str, tmp_path: Path) -> None:
+    """More of them than are read at a time, in an order of their own."""
+    features = torch.randn(80, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    context = make_context([features], ["tile"] * 80, tmp_path)
+    stage = Memory(MemoryOptions(ratio=0.3, features="final", pooling=1, max_images=7, level=level))
+    stage.run(context)
+    written = load_file(context.output.folder / "scores.safetensors")
+    vectors, grid = stage.patch_vectors(context, context.data.train)
+    seed = derive_seed(context.seed, "memory", "tile")
+    candidates = draw_candidates(stage.options, 80, seed)
+    assert written["candidates"].tolist() == candidates
+    alone = ClassMemory(stage.options, vectors[candidates], grid, seed, False, candidates)
+    wanted = torch.stack([alone.score(vectors[i], i) for i in range(80)])
+    torch.testing.assert_close(written["maps"], wanted, rtol=0, atol=1e-6)
 
 
 def test_the_cap_draws_candidates_of_the_class_by_seed() -> None:

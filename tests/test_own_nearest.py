@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from meds.core.runtime import Runtime
 from meds.core.workload import image_pairs
 from meds.stages import nearest, own_nearest
-from meds.stages.class_memory import ClassMemory
+from meds.stages.class_memory import ClassMemory, draw_candidates
 from meds.stages.nearest import PatchIndex
 from meds.stages.options import MemoryOptions
 
@@ -68,8 +68,12 @@ def test_what_waits_for_its_turn_stays_within_its_share(coarse: bool, bytes_kept
 )
 def test_all_training_images_get_the_scores_that_each_gets_alone(options: dict[str, Any], coarse: bool) -> None:
     vectors = vectors_of(12, 6)
-    memory = ClassMemory(MemoryOptions(ratio=0.3, **options), vectors, (2, 3), 3, coarse)
-    found = dict(memory.score_all(Runtime(threads=2).side_by_side))
+    given = MemoryOptions(ratio=0.3, **options)
+    candidates = draw_candidates(given, 12, 3)
+    others = [i for i in range(12) if i not in candidates]
+    memory = ClassMemory(given, vectors[candidates], (2, 3), 3, coarse, candidates)
+    blocks = [(part, vectors[part]) for part in (others[:3], others[3:])]
+    found = dict(memory.score_all(Runtime(threads=2).side_by_side, blocks))
     assert sorted(found) == list(range(12))
     for position, scores in found.items():
         torch.testing.assert_close(scores, memory.score(vectors[position], position), rtol=0, atol=1e-6)

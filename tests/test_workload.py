@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from meds.core.workload import image_pairs, interval_of_enough_passes, memory_bytes, scoring_passes, selected_share
+from meds.core.workload import (
+    image_pairs,
+    interval_of_enough_passes,
+    memory_bytes,
+    scoring_bytes,
+    scoring_passes,
+    selected_share,
+)
 from meds.plugins.selection import MedianMad, MedianMadOptions
 
 
@@ -13,6 +20,7 @@ def test_pairs_and_bytes_by_hand() -> None:
     assert image_pairs([3, 10], None) == 6 + 55
     assert image_pairs([3, 10], 4) == 6 + 10 + 24
     assert memory_bytes(2, 5, 7) == 378  # 70 numbers of 5.4 bytes
+    assert scoring_bytes(2, 5, 64, 3) == 10 * (64 + 3 * 16)
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.5, 1.0, 3.0])

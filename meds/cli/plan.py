@@ -41,7 +41,7 @@ def show_plan(spec_path: Path, sets: Sequence[str], as_json: bool) -> None:
     total = found.encode_seconds + sum(stage.seconds or 0.0 for stage in found.stages)
     unknown = [f"`{stage.name}`" for stage in found.stages if stage.seconds is None and not stage.done]
     without = f" without {' and '.join(unknown)}, whose time is unknown" if unknown else " in all"
-    memory = f" The memory stage needs about {size(found.memory_bytes)} of memory." if found.memory_bytes else ""
+    memory = f" The memory of patches needs about {size(found.memory_bytes)} of memory." if found.memory_bytes else ""
     console.print(
         f"About {duration(total)}{without}. Features take {size(found.feature_bytes)} of disk "
         f"(limit {size(found.cache_limit_bytes)}).{memory}"

@@ -67,9 +67,19 @@ def estimate(pipeline: Pipeline) -> PlanEstimate:
             encode_seconds=missing * seconds,
             feature_bytes=pipeline.feature_bytes(),
             cache_limit_bytes=pipeline.features.limit_bytes,
-            memory_bytes=max(p.stage.estimate_bytes(_context(pipeline, p, features)) for p in pipeline.stages),
+            memory_bytes=max(_held_bytes(pipeline, planned, features) for planned in pipeline.stages),
             stages=tuple(_stage(pipeline, planned, features) for planned in pipeline.stages),
         )
+
+
+def _held_bytes(pipeline: Pipeline, planned: PlannedStage, features: _ProbeFeatures) -> int:
+    """What a stage holds, with the scorer's part if it evaluates one."""
+    held = planned.stage.estimate_bytes(_context(pipeline, planned, features))
+    scorers = [kind for kinds in planned.stage.consumes()[:1] for kind in kinds if kind in planned.inputs]
+    if planned.stage.produces == "evaluation" and scorers:
+        source = pipeline.stages[planned.inputs[scorers[0]]]
+        held += source.stage.scorer_bytes(_context(pipeline, source, features))
+    return held
 
 
 def _stage(pipeline: Pipeline, planned: PlannedStage, features: _ProbeFeatures) -> StageEstimate:

@@ -261,6 +261,10 @@ class Stage(ABC):
         """Bytes of memory that `run` holds beyond a network and a batch, such as a table of all images; 0 if none."""
         return 0
 
+    def scorer_bytes(self, context: StageContext) -> int:  # noqa: ARG002
+        """Bytes of memory that `scorer`'s result holds beyond a network and a batch; 0 if none."""
+        return 0
+
     @abstractmethod
     def run(self, context: StageContext) -> None:
         """Compute and write the result into `context.output`; may checkpoint in `context.work`."""

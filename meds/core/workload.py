@@ -11,6 +11,8 @@ from collections.abc import Sequence
 _MAD_OF_STANDARD_NORMAL = 0.6745
 # The searched vectors in float32, and 35 % of that for answers: those that wait and those of the block at hand.
 _BYTES_OF_A_SEARCHED_COMPONENT = 4 * 1.35
+# A cosine and its place, and the copies that are made of them while an image is scored.
+_BYTES_OF_AN_ANSWER = 16
 # 7 passes in place of 33 selected as well where it was tried (docs/scaling.md).
 _ENOUGH_PASSES = 10
 
@@ -30,6 +32,14 @@ def image_pairs(counts: Sequence[int], candidates: int | None) -> int:
 def memory_bytes(images: int, patches: int, channels: int) -> int:
     """Bytes that the memory stage needs for the patch vectors of a class of so many images."""
     return round(images * patches * channels * _BYTES_OF_A_SEARCHED_COMPONENT)
+
+
+def scoring_bytes(images: int, patches: int, copied: int, at_once: int) -> int:
+    """Bytes beside the vectors that scoring other images takes, so many at once, against a memory of so many images.
+
+    `copied` are the bytes of each vector's copy for the search.
+    """
+    return images * patches * (copied + at_once * _BYTES_OF_AN_ANSWER)
 
 
 def selected_share(factor: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from torch import Tensor, stack
@@ -16,20 +16,49 @@ from meds.stages.own_nearest import SideBySide, own_nearest
 # Neighbours that carry so much of a score are compared exactly; what is left may be off by 0.4 % of itself.
 EXACT_MASS = 0.99
 
+# Positions of some images of a class and their unit vectors [n, P, C].
+Images = tuple[Sequence[int], Tensor]
+
+
+def draw_candidates(options: MemoryOptions, count: int, seed: int) -> list[int]:
+    """Which of a class's `count` images its memories are drawn from, ascending: all, or `max_images` by the seed."""
+    if options.max_images is None or options.max_images >= count:
+        return list(range(count))
+    chosen = np.random.default_rng(seed).choice(count, options.max_images, replace=False)
+    return sorted(int(i) for i in chosen)
+
 
 class ClassMemory:
-    """The training patches of one class and the estimator that scores queries against them."""
+    """The patches of one class's candidates and the estimator that scores queries against them.
 
-    def __init__(self, options: MemoryOptions, vectors: Tensor, grid: tuple[int, int], seed: int, coarse: bool) -> None:
-        self.options, self.vectors, self.grid, self.seed = options, vectors, grid, seed
-        count = len(vectors)
-        self.candidates = list(range(count))
-        if options.max_images is not None and options.max_images < count:
-            chosen = np.random.default_rng(seed).choice(count, options.max_images, replace=False)
-            self.candidates = sorted(int(i) for i in chosen)
+    Args:
+        options: the stage's.
+        pool: unit vectors of the candidates, float32 [k, P, C].
+        grid: rows and columns (H, W) that an image's patches stand in.
+        seed: what banks are drawn by.
+        coarse: whether the search runs in bf16.
+        candidates: positions of the candidates among the class's images; 0 to k - 1 by default.
+    """
+
+    def __init__(
+        self,
+        options: MemoryOptions,
+        pool: Tensor,
+        grid: tuple[int, int],
+        seed: int,
+        coarse: bool,
+        candidates: Sequence[int] | None = None,
+    ) -> None:
+        self.options, self.grid, self.seed = options, grid, seed
+        self.candidates = list(range(len(pool)) if candidates is None else candidates)
         self._columns = {position: column for column, position in enumerate(self.candidates)}
-        self._pool = vectors if len(self.candidates) == count else vectors[self.candidates].contiguous()
-        self._index = PatchIndex(self._pool, coarse)
+        self._pool = pool
+        self._index = PatchIndex(pool, coarse)
+
+    def prepare(self) -> None:
+        """Make what `score` takes, before threads call it side by side."""
+        if self.options.level == "image":
+            self._index.prepare()
 
     def score(self, query: Tensor, own: int | None) -> Tensor:
         """Score map [H, W] of an image's vectors [H*W, C]; `own` is its position among the training images."""
@@ -37,21 +66,28 @@ class ClassMemory:
             return self._map(self._by_patch(query, self._excluded(own)))
         return self._map(self._by_image(query, self._index.nearest(query), self._excluded(own)))
 
-    def score_all(self, side_by_side: SideBySide) -> Iterator[tuple[int, Tensor]]:
-        """(position, score map [H, W]) of every training image; candidates of the memories come first.
+    def score_all(self, side_by_side: SideBySide, others: Iterable[Images] = ()) -> Iterator[tuple[int, Tensor]]:
+        """(position, score map [H, W]) of the candidates, and then of the class's `others`, some at a time.
 
         `side_by_side(work, items)` yields the results of independent pieces of work, in order.
         """
-        others: Sequence[int] = range(len(self.vectors))
         if self.options.level == "image":
-            others = [position for position in others if position not in self._columns]
             yield from own_nearest(self._index, side_by_side, self._score_candidate)
-        scored = side_by_side(lambda position: self.score(self.vectors[position], position), others)
-        yield from zip(others, scored, strict=True)
+        else:
+            yield from self._score_each(side_by_side, self.candidates, self._pool)
+        for positions, vectors in others:
+            self.prepare()
+            yield from self._score_each(side_by_side, positions, vectors)
+
+    def _score_each(
+        self, side_by_side: SideBySide, positions: Sequence[int], vectors: Tensor
+    ) -> Iterator[tuple[int, Tensor]]:
+        scored = side_by_side(lambda place: self.score(vectors[place], positions[place]), range(len(positions)))
+        yield from zip(positions, scored, strict=True)
 
     def _score_candidate(self, column: int, nearest: Nearest) -> tuple[int, Tensor]:
         position = self.candidates[column]
-        return position, self._map(self._by_image(self.vectors[position], nearest, self._excluded(position)))
+        return position, self._map(self._by_image(self._pool[column], nearest, self._excluded(position)))
 
     def _map(self, scores: Tensor) -> Tensor:
         return scores.float().reshape(self.grid).cpu()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,9 @@ from meds.core.stage import ProgressBar, Scorer, Stage, StageContext
 from meds.core.store import Artifact
 from meds.core.student import Student
 from meds.core.timing import probes, seconds_of
-from meds.core.workload import image_pairs, memory_bytes
-from meds.stages.class_memory import ClassMemory
+from meds.core.workload import image_pairs, memory_bytes, scoring_bytes
+from meds.stages.class_memory import ClassMemory, Images, draw_candidates
+from meds.stages.nearest import copied_bytes
 from meds.stages.options import MemoryOptions
 
 READ_IMAGES = 32
@@ -81,18 +82,27 @@ class Memory(Stage):
                 f"The memories of the class '{context.data.class_names[index]}' are drawn from "
                 f"{len(search.candidates)} of its {len(own)} images (max_images)."
             )
-        for position, found in search.score_all(context.runtime.side_by_side):
+        for position, found in search.score_all(context.runtime.side_by_side, self._others(context, own, search)):
             maps[own[position]] = found
             bar.advance()
         return [own[i] for i in search.candidates]
 
     def _search(self, context: StageContext, index: int, own: Sequence[int]) -> ClassMemory:
-        samples = [context.data.train[i] for i in own]
-        vectors, grid = self.patch_vectors(context, samples)
-        coarse = context.runtime.precision == "bf16"
         # By name, not by number: a class draws the same banks whichever other classes there are.
         seed = derive_seed(context.seed, "memory", context.data.class_names[index])
-        return ClassMemory(self.options, vectors, grid, seed, coarse)
+        candidates = draw_candidates(self.options, len(own), seed)
+        vectors, grid = self.patch_vectors(context, [context.data.train[own[i]] for i in candidates])
+        return ClassMemory(self.options, vectors, grid, seed, _is_coarse(context), candidates)
+
+    def _others(self, context: StageContext, own: Sequence[int], search: ClassMemory) -> Iterator[Images]:
+        """The class's images that are no candidates, some at a time: each is needed once, so that none is kept."""
+        others = sorted(set(range(len(own))) - set(search.candidates))
+        # Each thread gets as many as any other.
+        step = math.ceil(READ_IMAGES / context.runtime.threads) * context.runtime.threads
+        start = 0
+        for vectors, _ in self._read_vectors(context, [context.data.train[own[i]] for i in others], step):
+            yield others[start : start + len(vectors)], vectors
+            start += len(vectors)
 
     def estimate_seconds(self, context: StageContext) -> float:
         """What a pair of images takes in a timed search, times the number of pairs, and reading the vectors."""
@@ -100,15 +110,37 @@ class Memory(Stage):
         few = probes(context, READ_IMAGES)
         reading = seconds_of(lambda: self.patch_vectors(context, few)) / READ_IMAGES
         vectors, grid = self.patch_vectors(context, few)
-        memory = ClassMemory(self.options, vectors, grid, 0, context.runtime.precision == "bf16")
-        searching = seconds_of(lambda: list(memory.score_all(context.runtime.side_by_side)))
+        candidates = draw_candidates(self.options, READ_IMAGES, 0)
+        others = [i for i in range(READ_IMAGES) if i not in candidates]
+        memory = ClassMemory(self.options, vectors[candidates], grid, 0, _is_coarse(context), candidates)
+        rest = [(others, vectors[others])] if others else []
+        searching = seconds_of(lambda: list(memory.score_all(context.runtime.side_by_side, rest)))
         pair = searching / image_pairs([READ_IMAGES], self.options.max_images)
         return image_pairs(counts, self.options.max_images) * pair + sum(counts) * reading
 
     def estimate_bytes(self, context: StageContext) -> int:
-        """The patch vectors of the largest class, and what waits for its turn in the search."""
+        """The patch vectors of the largest class's candidates, and what waits for its turn in the search.
+
+        With `max_images` also what it takes to score the other images: an allocator keeps what waited before.
+        """
+        most = max(_class_counts(context))
+        candidates, patches, channels = self._searched(context, most)
+        held = memory_bytes(candidates, patches, channels)
+        return held + (self._scoring(context, candidates, patches, channels) if candidates < most else 0)
+
+    def scorer_bytes(self, context: StageContext) -> int:
+        """The patch vectors of the largest class's candidates, and what it takes to score images against them."""
+        shape = self._searched(context, max(_class_counts(context)))
+        return math.prod(shape) * torch.float32.itemsize + self._scoring(context, *shape)
+
+    def _searched(self, context: StageContext, count: int) -> tuple[int, int, int]:
+        """The vectors [k, P, C] that a class of `count` images keeps."""
         vectors, _ = self.patch_vectors(context, probes(context, 1))
-        return memory_bytes(max(_class_counts(context)), *vectors.shape[1:])
+        return min(count, self.options.max_images or count), vectors.shape[1], vectors.shape[2]
+
+    def _scoring(self, context: StageContext, candidates: int, patches: int, channels: int) -> int:
+        at_once = context.runtime.threads if context.runtime.device.type == "cpu" else 1
+        return scoring_bytes(candidates, patches, copied_bytes(channels, _is_coarse(context)), at_once)
 
     def patch_vectors(self, context: StageContext, samples: Sequence[Sample]) -> tuple[Tensor, tuple[int, int]]:
         """Unit vectors of all patches [n, H*W, C] float32 and the grid (H, W).
@@ -118,17 +150,24 @@ class Memory(Stage):
         normalised per patch; the groups are put side by side and scaled so that the product of two
         vectors is the mean over groups of their cosines.
         """
-        layers = self.layers_needed(context.backbone, context.student_layers())
-        student = self.teacher(context)
-        whole, grid = torch.empty(0), (0, 0)
-        starts = range(0, len(samples), READ_IMAGES)
-        batches = context.read_batches((samples[i : i + READ_IMAGES] for i in starts), layers)
-        for start, (_, features) in zip(starts, batches, strict=True):
-            vectors, grid = self.vectors_of(features, student, context.backbone)
+        whole, grid, start = torch.empty(0), (0, 0), 0
+        for vectors, found in self._read_vectors(context, samples, READ_IMAGES):
+            grid = found
             if start == 0:  # joining blocks at the end would need the memory twice
                 whole = vectors.new_empty(len(samples), *vectors.shape[1:])
             whole[start : start + len(vectors)] = vectors
+            start += len(vectors)
         return whole, grid
+
+    def _read_vectors(
+        self, context: StageContext, samples: Sequence[Sample], step: int
+    ) -> Iterator[tuple[Tensor, tuple[int, int]]]:
+        """Unit vectors of `step` samples at a time and the grid, see `patch_vectors`."""
+        layers = self.layers_needed(context.backbone, context.student_layers())
+        student = self.teacher(context)
+        batches = (samples[i : i + step] for i in range(0, len(samples), step))
+        for _, features in context.read_batches(batches, layers):
+            yield self.vectors_of(features, student, context.backbone)
 
     def teacher(self, context: StageContext) -> Student | None:
         """The student whose teacher maps are searched; None where it is the encoder's final layer."""
@@ -150,6 +189,10 @@ class Memory(Stage):
 def _positions(context: StageContext, index: int) -> list[int]:
     """Where a class's images stand among the training images."""
     return [i for i, sample in enumerate(context.data.train) if sample.class_index == index]
+
+
+def _is_coarse(context: StageContext) -> bool:
+    return context.runtime.precision == "bf16"
 
 
 def _class_counts(context: StageContext) -> list[int]:
@@ -199,6 +242,8 @@ class MemoryScorer(Scorer):
         # An evaluation goes class by class: no memory but those of this batch is held.
         self._memories = {index: memory for index, memory in self._memories.items() if index in wanted}
         memories = [self._memory(index) for index in wanted]
+        for memory in memories:
+            memory.prepare()
 
         def score(place: int) -> Tensor:
             return memories[place].score(vectors[place], None)

@@ -22,6 +22,8 @@ _BELOW_ZERO = 2**-17
 _EXTRA_COLUMNS = 5
 # Vectors whose number of columns is no multiple of this take twice as long to multiply.
 _WIDTH = 32
+# Vectors are brought to bf16 in blocks of so many elements, whose float32 copies are small beside all vectors.
+_CONVERTED_ELEMENTS = 2**20
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,10 @@ class PatchIndex:
     def _search(self) -> Tensor:
         """All vectors as the search takes them; the search of an index in itself does without this copy."""
         return self.columns(self._exact)
+
+    def prepare(self) -> None:
+        """Make what `nearest` takes: before threads ask for it, since each of them would make a copy of its own."""
+        _ = self._search
 
     def rows(self, vectors: Tensor) -> Tensor:
         """Vectors [N, C] as they stand on the left of a product."""
@@ -187,8 +193,18 @@ def _in_bf16(vectors: Tensor, left: bool) -> Tensor:
     differs from 1/2 stands in two columns, because one number in bf16 has too few digits.
     """
     count, channels = vectors.shape
-    width = -(-(channels + _EXTRA_COLUMNS) // _WIDTH) * _WIDTH
-    whole = torch.zeros(count, width, dtype=torch.bfloat16, device=vectors.device)
+    whole = torch.zeros(count, _width(channels), dtype=torch.bfloat16, device=vectors.device)
+    # Of nearly equal length, because an accelerator adds up the columns of a few rows in another order.
+    blocks = max(1, math.ceil(vectors.numel() / _CONVERTED_ELEMENTS))
+    for block in range(blocks):
+        rows = slice(count * block // blocks, count * (block + 1) // blocks)
+        _convert(vectors[rows], whole[rows], left)
+    return whole
+
+
+def _convert(vectors: Tensor, whole: Tensor, left: bool) -> None:
+    """Write vectors [N, C] into `whole`, bf16 zeros [N, W], as `_in_bf16` says."""
+    channels = vectors.shape[1]
     whole[:, :channels] = vectors
     excess = (1 - whole[:, :channels].float().square().sum(dim=1)) / 2 - (_BELOW_ZERO if left else 0)
     own, other = (1, 3) if left else (3, 1)
@@ -196,7 +212,15 @@ def _in_bf16(vectors: Tensor, left: bool) -> Tensor:
     whole[:, channels + own] = excess
     whole[:, channels + own + 1] = excess - whole[:, channels + own].float()
     whole[:, channels + other : channels + other + 2] = 1
-    return whole
+
+
+def _width(channels: int) -> int:
+    return -(-(channels + _EXTRA_COLUMNS) // _WIDTH) * _WIDTH
+
+
+def copied_bytes(channels: int, coarse: bool) -> int:
+    """Bytes of the copy of a vector that an index holds once `PatchIndex.prepare` has been called."""
+    return _width(channels) * torch.bfloat16.itemsize if coarse else 0
 
 
 def best_patches(query: Tensor, pool: Tensor, count: int) -> Tensor:
