@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -242,3 +243,18 @@ def test_elpv_damaged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             (tmp_path / "labels.csv").write_text(content)
         with pytest.raises(DataError, match=r"labels\.csv: .*reinstall it"):
             ElpvDataset(ElpvOptions()).records()
+
+
+class Inverted(FolderDataset):
+    """Gives other pixels than the files hold."""
+
+    def read_image(self, record: Record) -> np.ndarray:
+        return 255 - super().read_image(record)
+
+
+def test_a_dataset_with_images_of_its_own_has_digests_of_their_pixels(tmp_path: Path) -> None:
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8)).save(tmp_path / "0.png")
+    shutil.copy(tmp_path / "0.png", tmp_path / "1.png")
+    plain, inverted = (kind(FolderOptions(path=tmp_path)) for kind in (FolderDataset, Inverted))
+    first, second = inverted.records()
+    assert inverted.digest(first) == inverted.digest(second) != plain.digest(first)

@@ -52,7 +52,7 @@ def _say_missing(things: Sequence[StoredThing]) -> None:
     if not kept:
         return
     total = size(sum(thing.bytes for thing in kept))
-    console.print(f"Kept for runs that are not where they were (since when is not known), {total}:", soft_wrap=True)
+    console.print(f"Kept for runs that are not where they were, {total}:", soft_wrap=True)
     for run in sorted({run for thing in kept for run in thing.missing_runs}):
         console.print(f"  {run}", soft_wrap=True)
     console.print(

@@ -83,5 +83,11 @@ class Dataset(ABC, Generic[OptionsT]):
         return "" if record.mask is None else images.mask_digest(Path(record.mask))
 
     def digest(self, record: Record) -> str:
-        """sha256 of the image's content (hex): equal content has an equal digest."""
+        """sha256 of the image's content (hex): equal content has an equal digest.
+
+        The file's, or where `read_image` is a subclass's own, that of the pixels which it gives: what was computed of
+        others must not be taken for theirs.
+        """
+        if type(self).read_image is not Dataset.read_image:
+            return images.pixel_digest(self.read_image(record))
         return images.file_digest(Path(record.path))

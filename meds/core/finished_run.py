@@ -21,8 +21,9 @@ from meds.core.store import Artifact
 
 
 class FinishedRun:
-    """A run directory whose evaluation is done. Nothing here writes, and no image is scanned.
+    """A run directory whose evaluation is done.
 
+    Nothing is computed, and no image is scanned; MEDS_HOME notes where the run lies.
     It computes in the precision that it was made in, whatever `auto` means on this machine, or in `precision`.
 
     Raises:

@@ -162,6 +162,11 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+def pixel_digest(pixels: npt.NDArray[np.uint8]) -> str:
+    """sha256 (hex) of an image's shape and pixels."""
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
+
 def mask_digest(path: Path) -> str:
     """sha256 (hex) of a mask file's bytes, or of those of a folder of several in their order; "" if neither is there.
 

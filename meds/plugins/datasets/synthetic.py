@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -98,11 +97,6 @@ class SyntheticDataset(Dataset[SyntheticOptions]):
     def mask_size(self, record: Record) -> tuple[int, int] | None:
         """(height, width) of the mask, None if the record has no mask."""
         return None if record.mask is None else self.image_size(record)
-
-    def digest(self, record: Record) -> str:
-        """sha256 (hex) of the image's shape and pixels."""
-        image = self.read_image(record)
-        return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
 
     def _draw(self, path: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         """The image of that name and the same without its defect, both uint8 [N, N, 3]."""
