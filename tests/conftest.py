@@ -118,8 +118,9 @@ class Project:
             return list(csv.DictReader(file))
 
     def events(self, kind: str, name: str = "tiny") -> list[dict[str, Any]]:
-        """The events of one kind, in their order."""
-        lines = self.file("events.jsonl", name).read_text(encoding="utf-8").splitlines()
+        """The events of one kind, in their order; none of a run that could not begin."""
+        file = self.file("events.jsonl", name)
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         return [event for event in map(json.loads, lines) if event["event"] == kind]
 
     def computed(self, name: str = "tiny") -> list[str]:

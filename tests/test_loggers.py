@@ -158,3 +158,9 @@ def test_an_error_before_the_first_stage_is_told_as_the_first_stage_s(
     assert project.run(spec=tiny_spec).code != 0
     (told,) = project.events("stage_failed")
     assert (told["stage"], told["error"]) == ("memory", "KeyboardInterrupt: ")
+
+
+def test_costs_of_stages_that_are_not_computed_again_stay(project: Any, tiny_spec: dict[str, Any]) -> None:
+    for _ in range(2):
+        project.run_well(spec=with_logger(tiny_spec))
+    assert "cost/memory/seconds" in scalars(project.file("tensorboard/run"))

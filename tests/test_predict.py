@@ -124,6 +124,9 @@ def test_the_folder_in_which_one_stands_names_the_class(
         "predict", finished.runs / "tiny", sorted(Path().glob("*.png"))[0], "-o", finished.root / "out", "--json"
     )
     assert (done.code, json.loads(done.out)["class"]) == (0, "weave")
+    shutil.copytree(pictures / "weave", pictures / "new")
+    other = sorted(Path("../new").glob("*.png"))[0]
+    assert "give --class" in meds("predict", finished.runs / "tiny", other, "-o", finished.root / "other").said
 
 
 def test_thresholds_can_be_chosen_again(finished: Any, pictures: Path, meds: Callable[..., Finished]) -> None:

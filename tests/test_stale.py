@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from meds.core.decision_table import append_decision
-from meds.core.decisions import Decision
+from meds.core.decisions import Decision, apply_decisions
 from meds.core.finished_run import FinishedRun
 
 
@@ -125,7 +127,7 @@ def test_another_encoder_than_the_run_s_is_refused(
     assert meds(*arguments).code == 0
     save_file(timm.create_model("resnet18").state_dict(), weights)
     done = meds(*arguments)
-    assert (done.code, "is not the one that the run was made with" in done.said) == (2, True)
+    assert (done.code, f"{weights}: the file has changed since" in done.said) == (2, True)
 
 
 def test_a_class_without_test_images_is_named(
@@ -138,3 +140,44 @@ def test_a_class_without_test_images_is_named(
     assert set(metrics["classes"]["other"].values()) == {None}
     assert metrics["mean"] == metrics["classes"]["part"]
     assert "The mean is without other: not both normal and defective images to test on." in done.said
+
+
+def test_a_finished_run_keeps_its_reports_when_it_cannot_begin_again(
+    project: Any, tiny_spec: dict[str, Any], part: Path, meds: Callable[..., Finished]
+) -> None:
+    student = {"type": "dinomaly", "depth": 2}
+    project.run_well(spec=fitted(tiny_spec, part, student=student))
+    checkpoint = project.root / "official.safetensors"
+    shutil.copy(Path(project.json("fit/artifact.json")["path"]) / "student.safetensors", checkpoint)
+    project.run_well(spec=fitted(tiny_spec, part, student={**student, "weights": str(checkpoint)}))
+    checkpoint.unlink()
+    before = {path: path.read_bytes() for path in project.file("").rglob("*") if path.is_file()}
+    done = project.run()
+    assert (done.code, "official.safetensors" in done.said) == (2, True)
+    assert {path: path.read_bytes() for path in project.file("").rglob("*") if path.is_file()} == before
+    assert meds("rank", project.file("")).code == 0
+
+
+def test_the_memory_alone_needs_no_checkpoint_either(
+    project: Any, tiny_spec: dict[str, Any], part: Path, meds: Callable[..., Finished]
+) -> None:
+    student = {"type": "dinomaly", "depth": 2}
+    project.run_well(spec=fitted(tiny_spec, part, student=student))
+    checkpoint = project.root / "official.safetensors"
+    shutil.copy(Path(project.json("fit/artifact.json")["path"]) / "student.safetensors", checkpoint)
+    stages = [tiny_spec["stages"][0], tiny_spec["stages"][-1]]
+    student["weights"] = str(checkpoint)
+    project.run_well(spec={**fitted(tiny_spec, part, student=student), "stages": stages})
+    checkpoint.unlink()
+    done = meds("predict", project.file(""), part / "test", "-o", project.root / "out")
+    assert done.code == 0, done.err
+
+
+def test_the_corrected_mask_of_a_defect_that_was_moved_to_the_test_is_measured(finished: Any) -> None:
+    data = FinishedRun(finished.runs / "tiny").data
+    defect = next(sample for sample in data.train if sample.injected)
+    decision = Decision(defect.record.path, defect.digest, "defect", "ann", "2026-11-26T10:00:00+00:00")
+    alone = replace(data, test=())
+    found = apply_decisions(alone, {defect.digest: decision}, defects_to_test=True).test
+    assert [(s.mask_digest, s.injected, s.record.split) for s in found] == [(defect.mask_digest, False, "test")]
+    assert defect.mask_digest

@@ -14,7 +14,7 @@ from meds.cli.console import console
 from meds.cli.output import a_file
 from meds.cli.starting_points import StartingPoint, starting_point
 from meds.core import files
-from meds.core.calibration import FEWEST_IMAGES
+from meds.core.contamination_estimate import FEWEST_IMAGES
 from meds.core.data import MINIMUM_TRAINING_IMAGES, too_few_images
 from meds.core.errors import UserError
 from meds.core.image_files import one_line, printable

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,7 +231,8 @@ def _class_of(path: Path, given: str | None, names: Sequence[str]) -> str:
         return given
     if len(names) == 1:
         return names[0]
-    for part in reversed(path.absolute().parent.parts):
+    # Without following links: a folder's name here is what counts.
+    for part in reversed(Path(os.path.abspath(path)).parent.parts):  # noqa: PTH100
         if part in names:
             return part
     raise UserError(

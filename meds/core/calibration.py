@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from meds.core.contamination_estimate import FEWEST_IMAGES
 from meds.core.data import MINIMUM_TRAINING_IMAGES, Sample
 from meds.core.seeds import derive_seed
 
 CONFIDENCE = 0.95
-# As many as the estimate of likely defects needs: without it nothing is known of those that were held out.
-FEWEST_IMAGES = 30
 _HALF_AN_IMAGE = 0.5
 
 
@@ -81,7 +80,8 @@ def calibrate(
 def held_out(samples: Sequence[Sample], share: float, seed: int) -> list[int]:
     """Positions of the samples that a training leaves out: by class, the share of its images, a seeded choice.
 
-    Images of equal content go together. A class of fewer than 30 images needs them all and holds out none; of any other
+    Images of equal content go together. A class of fewer than 30 images holds out none, because
+    nothing would be known of them (`estimate_contamination`); of any other
     as many are left as a training needs.
     """
     chosen: list[int] = []

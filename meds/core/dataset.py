@@ -79,7 +79,10 @@ class Dataset(ABC, Generic[OptionsT]):
         return None if record.mask is None else images.mask_size(Path(record.mask))
 
     def mask_digest(self, record: Record) -> str:
-        """sha256 of the content of the mask's file, or of a folder of several (hex); empty where there is none."""
+        """sha256 of the mask's content (hex), as `digest` of the image; empty where there is none."""
+        if type(self).read_mask is not Dataset.read_mask:
+            mask = self.read_mask(record)
+            return "" if mask is None else images.pixel_digest(mask)
         return "" if record.mask is None else images.mask_digest(Path(record.mask))
 
     def digest(self, record: Record) -> str:

@@ -76,7 +76,8 @@ def _as_test_image(sample: Sample) -> Sample:
     record = sample.record
     # The type of defect of a known normal image is "good".
     defect = None if record.label == NORMAL else record.defect
-    return Sample(replace(record, split="test", label=ANOMALOUS, defect=defect), sample.digest, sample.class_index)
+    moved = replace(record, split="test", label=ANOMALOUS, defect=defect)
+    return replace(sample, record=moved, injected=False, confirmed=False)
 
 
 def _noise_after(data: RunData, kept: Sequence[Sample], dropped: Sequence[Sample]) -> dict[str, object]:

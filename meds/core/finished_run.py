@@ -11,6 +11,7 @@ from meds.core.data import RunData, read_csv
 from meds.core.errors import ArtifactError, UserError
 from meds.core.model import EvaluationDefaults
 from meds.core.pipeline import Pipeline
+from meds.core.plan import file_digests
 from meds.core.registry import Registry, registry
 from meds.core.run_directory import METRICS, POINTER, RunDirectory, read_json, read_table
 from meds.core.run_notes import remember_opened
@@ -23,7 +24,7 @@ from meds.core.store import Artifact
 class FinishedRun:
     """A run directory whose evaluation is done.
 
-    Nothing is computed, and no image is scanned; MEDS_HOME notes where the run lies.
+    Nothing is computed, and no image is scanned; the home that it was made in notes where it lies.
     It computes in the precision that it was made in, whatever `auto` means on this machine, or in `precision`.
 
     Raises:
@@ -125,7 +126,7 @@ class FinishedRun:
         It scores with what the evaluation scored with, whatever has been computed since, so that the thresholds fit.
 
         Raises:
-            UserError: the artifact is gone or damaged, or the encoder is not the run's any more.
+            UserError: the artifact is gone or damaged, or the encoder's file is another one now.
         """
         block = self.scoring_block
         stage, inputs = self._stage(block), self.evaluation.manifest["inputs"]
@@ -133,13 +134,15 @@ class FinishedRun:
         return stage.scorer(self.context(block.name), self._opened(inputs[stage.produces]))
 
     def _check_encoder(self) -> None:
-        """UserError if the encoder has other weights than when the run was made, as from a file that was replaced."""
-        then = str(self.state.get("feature_cache", "")).rpartition("-")[0]
-        if then and then != self.pipeline.backbone.fingerprint:
-            raise UserError(
-                f"{self.path}: the encoder '{self.spec.backbone.type}' is not the one that the run was made with; its "
-                "weights file or its package has changed since. Bring the old one back, or run the spec again."
-            )
+        """UserError if a file that the encoder is made from holds something else than when the run was made."""
+        now = file_digests(self.spec.backbone.options)
+        for option, digest in self.state.get("encoder_files", {}).items():
+            if now.get(option, digest) != digest:
+                file = getattr(self.spec.backbone.options, option)
+                raise UserError(
+                    f"{file}: the file has changed since the run {self.path} was made with it; bring the old one back, "
+                    "or run the spec again."
+                )
 
     def context(self, stage: str) -> StageContext:
         """What a stage of the run saw, without its inputs."""

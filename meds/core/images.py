@@ -162,8 +162,8 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def pixel_digest(pixels: npt.NDArray[np.uint8]) -> str:
-    """sha256 (hex) of an image's shape and pixels."""
+def pixel_digest(pixels: npt.NDArray[np.generic]) -> str:
+    """sha256 (hex) of the shape and pixels of an image or a mask."""
     return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 

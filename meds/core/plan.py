@@ -127,10 +127,12 @@ def _student(spec: Spec) -> list[Any]:
     return [spec.student.registration.identity(), _values(spec.student.options)]
 
 
+def file_digests(options: Options) -> dict[str, str]:
+    """sha256 of each file that an option names, by the option's name."""
+    paths = {name: value.expanduser() for name, value in options if isinstance(value, Path)}
+    return {name: files.sha256_file(path) for name, path in paths.items() if path.is_file()}
+
+
 def _values(options: Options) -> dict[str, Any]:
     """An options model as plain data, with a file's content in place of its path."""
-    values = options.model_dump(mode="json")
-    for name, value in options:
-        if isinstance(value, Path) and value.expanduser().is_file():
-            values[name] = files.sha256_file(value.expanduser())
-    return values
+    return {**options.model_dump(mode="json"), **file_digests(options)}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from meds.core.pipeline import Pipeline
-from meds.core.plan import PlannedStage
+from meds.core.plan import PlannedStage, file_digests
 from meds.core.run_directory import RunDirectory, library_versions
 from meds.core.run_notes import remember_instead
 from meds.core.store import Artifact
@@ -29,6 +29,7 @@ class RunState:
             "versions": library_versions(),
             "home": str(pipeline.home),
             "feature_cache": pipeline.features.folder.name,
+            "encoder_files": file_digests(pipeline.spec.backbone.options),
         }
         remember_instead(pipeline.home, directory.path, self.data)
 

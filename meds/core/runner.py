@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from meds.core.extract import extract_features
 from meds.core.in_use import in_use
 from meds.core.pipeline import Pipeline
 from meds.core.plan import PlannedStage, span
-from meds.core.run_directory import LOCK, RunDirectory
+from meds.core.run_directory import LOCK, POINTER, RunDirectory
 from meds.core.run_state import RunState, manifest_of
 from meds.core.runtime import CostMeter
 from meds.core.stage import Reporter, Scorer, StageContext
@@ -47,6 +48,7 @@ class Runner:
             if not pipeline.store.has(planned.fingerprint):
                 raise self._lacks(planned)
         self.artifacts: list[Artifact | None] = []
+        self._checked = False
 
     def run(self) -> dict[str, Any] | None:
         """Run the stages; returns the metrics if an evaluation was among them."""
@@ -58,8 +60,10 @@ class Runner:
 
     def _run(self) -> dict[str, Any] | None:
         pipeline, wanted = self.pipeline, self.wanted
-        # Before the directory is changed: a logger whose package is missing must cost nothing.
+        # Before the directory is changed: what cannot begin must cost nothing.
         loggers = self._loggers()
+        if self.request.force or not all(map(self._is_stored, pipeline.stages[wanted.start : wanted.stop])):
+            self._check_stages()
         self.directory.prepare(
             pipeline.spec.to_yaml(), pipeline.data, {planned.name: planned.fingerprint for planned in pipeline.stages}
         )
@@ -99,11 +103,23 @@ class Runner:
 
     def _note_later_ones(self) -> None:
         """Stages after the last one wanted may have been computed before; then they are done as well."""
-        for position in range(self.wanted.stop, len(self.pipeline.stages)):
-            planned = self.pipeline.stages[position]
-            pointer = self.request.directory / planned.name
-            if self.pipeline.store.has(planned.fingerprint) and pointer.is_dir():
-                self._finished(planned, position)
+        if self.request.force:  # what they read has been made anew
+            return
+        for position, planned in list(enumerate(self.pipeline.stages))[self.wanted.stop :]:
+            if self._is_stored(planned) and (self.request.directory / planned.name / POINTER).is_file():
+                with contextlib.suppress(ArtifactError):
+                    self.state.note(position, "done", self.pipeline.store.open(planned.fingerprint))
+
+    def _is_stored(self, planned: PlannedStage) -> bool:
+        return self.pipeline.store.has(planned.fingerprint)
+
+    def _check_stages(self) -> None:
+        """What the stages that are wanted refuse, before anything is computed."""
+        if self._checked:
+            return
+        for planned in self.pipeline.stages[self.wanted.start : self.wanted.stop]:
+            planned.stage.check(stage_context(self.pipeline, planned.name))
+        self._checked = True
 
     def _lacks(self, planned: PlannedStage) -> UserError:
         return UserError(
@@ -191,8 +207,7 @@ class Runner:
         if "features" in self.state.data:
             return
         pipeline = self.pipeline
-        for planned in pipeline.stages[self.wanted.start : self.wanted.stop]:
-            planned.stage.check(stage_context(pipeline, planned.name))
+        self._check_stages()
         meter = CostMeter(pipeline.runtime.device)
         waiting = "Another run computes features of this encoder; waiting until it has finished."
         with pipeline.store.lock(f"features-{pipeline.features.folder.name}", waiting, self.reporter.say):

@@ -121,9 +121,9 @@ class StageContext:
 
     def without_weights(self) -> StageContext:
         """This context for a student whose values come from an artifact: the file that its option `weights` names, if
-        it has one, is not read and need not be there any more.
+        it is such a path, is not read and need not be there any more.
         """
-        if getattr(self.student_options, "weights", None) is None:
+        if not isinstance(getattr(self.student_options, "weights", None), Path):
             return self
         view = replace(self, student_options=self.student_options.model_copy(update={"weights": None}))
         view.device_features = self.device_features
@@ -240,9 +240,12 @@ class Stage(ABC):
         """Refuse a student that it cannot work with: PluginError. `name` is the student's name in the spec."""
 
     def check(self, context: StageContext) -> None:  # noqa: B027
-        """Refuse, with a PluginError, options that this run leaves without effect.
+        """Refuse what this run cannot work with: options without effect, files that are missing, too few images.
 
         Asked of every stage before the first one is computed, and by `meds plan`; inputs and output are not there.
+
+        Raises:
+            MedsError: one sentence about it.
         """
 
     def sees_test_images(self) -> bool:

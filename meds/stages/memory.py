@@ -97,6 +97,8 @@ class Memory(Stage):
     def _others(self, context: StageContext, own: Sequence[int], search: ClassMemory) -> Iterator[Images]:
         """The class's images that are no candidates, some at a time: each is needed once, so that none is kept."""
         others = sorted(set(range(len(own))) - set(search.candidates))
+        if not others:
+            return
         # Each thread gets as many as any other.
         step = math.ceil(READ_IMAGES / context.runtime.threads) * context.runtime.threads
         start = 0
@@ -225,9 +227,9 @@ class MemoryScorer(Scorer):
     """Scores unseen images by the memory alone; a training image never serves itself unless it may."""
 
     def __init__(self, stage: Memory, context: StageContext, artifact: Artifact) -> None:
-        self._stage, self._context = stage, context
+        self._stage, self._context = stage, context.without_weights()
         self.layers = stage.layers_needed(context.backbone, context.student_layers())
-        self._student = stage.teacher(context)
+        self._student = stage.teacher(self._context)
         self._memories: dict[int, ClassMemory] = {}
         self._training_maps = artifact.tensors("scores")["maps"]
 

@@ -14,6 +14,7 @@ from meds.plugins.loggers.tensorboard import TensorBoardOptions
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+WHOLE_RUN = "run"
 SELECTION_FIGURES = ("threshold", "alpha", "k")
 
 
@@ -43,7 +44,7 @@ class TensorBoard(RunLogger):
     def run_started(self, run: Path, facts: dict[str, Any]) -> None:
         """The resolved spec as text."""
         text = yaml.safe_dump(facts.get("spec"), sort_keys=False, allow_unicode=True)
-        self._writer(run, "run", 0).add_text("spec", "\n".join(f"    {line}" for line in text.splitlines()))
+        self._writer(run, WHOLE_RUN, 0).add_text("spec", "\n".join(f"    {line}" for line in text.splitlines()))
 
     def iteration(self, run: Path, stage: str, facts: dict[str, Any]) -> None:  # noqa: ARG002
         """Loss and learning rate."""
@@ -62,21 +63,21 @@ class TensorBoard(RunLogger):
 
     def after_stage(self, run: Path, stage: str, facts: dict[str, Any]) -> None:
         """Seconds and peak memory."""
-        writer = self._writer(run, "run", 0)
+        writer = self._writer(run, WHOLE_RUN, 0)
         writer.add_scalar(f"cost/{stage}/seconds", facts["cost"]["wall_s"], 0)
         writer.add_scalar(f"cost/{stage}/peak memory in MiB", facts["cost"]["peak_rss_mib"], 0)
         self._flush()
 
     def stage_failed(self, run: Path, stage: str, facts: dict[str, Any]) -> None:
         """The error as text."""
-        self._writer(run, "run", 0).add_text(f"failed/{stage}", str(facts.get("error")))
+        self._writer(run, WHOLE_RUN, 0).add_text(f"failed/{stage}", str(facts.get("error")))
         self._close()
 
     def run_finished(self, run: Path, facts: dict[str, Any]) -> None:
         """The metrics of every class and their mean."""
         metrics = facts["metrics"]
         if metrics is not None:
-            writer = self._writer(run, "run", 0)
+            writer = self._writer(run, WHOLE_RUN, 0)
             for name, figures in {**metrics["classes"], "mean": metrics["mean"]}.items():
                 for key, value in figures.items():
                     if isinstance(value, float):
@@ -86,7 +87,9 @@ class TensorBoard(RunLogger):
     def _writer(self, run: Path, name: str, step: int) -> SummaryWriter:
         if name not in self._writers:
             place = run / self.options.folder / name.replace("/", "-")
-            self._writers[name] = self._writer_class(str(place), purge_step=step)
+            # What a training showed before it began anew, or went on from an earlier step, is gone. The run's own
+            # figures have no steps, and those of stages that are not computed again stay.
+            self._writers[name] = self._writer_class(str(place), purge_step=None if name == WHOLE_RUN else step)
         return self._writers[name]
 
     def _flush(self) -> None:
