@@ -14,6 +14,7 @@ import yaml
 from meds_mlflow.logger import allowed, flattened
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from PIL import Image
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "synthetic.yaml"
 SHORT = [
@@ -71,10 +72,11 @@ def test_a_run_and_its_continuation_are_one_run(server: MlflowClient, tmp_path: 
     assert again.data.tags["meds.changed"] == "stages.select-finetune.iterations"
 
 
-def test_a_failed_stage_closes_the_run_as_failed(server: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Else it would be found before the run begins.
-    monkeypatch.setattr("meds.stages.select_finetune.SelectFinetune.check", lambda self, context: None)
-    assert run(*SHORT, "stages.select-finetune.minimum_selected=1000") == 2
+def test_a_failed_stage_closes_the_run_as_failed(server: MlflowClient, tmp_path: Path) -> None:
+    (tmp_path / "equal").mkdir()
+    for number in range(6):
+        Image.new("RGB", (64, 64), "grey").save(tmp_path / "equal" / f"{number}.png")
+    assert run(*SHORT, f"dataset={{type: folder, path: '{tmp_path}/equal'}}", "noise=null") == 2
     found = only_run(server)
     assert found.info.status == "FAILED"
     assert found.data.tags["meds.stage"] == "select-finetune"
