@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -221,21 +219,3 @@ def test_brackets_in_a_class_s_name_are_shown(
     done = project.run_well(spec={**tiny_spec, "noise": None, "dataset": dataset})
     assert all(name in done.said for name in ("rim [old]", "rim [new]"))
     assert "*_[ab].png" in meds("plan", project.spec, "--without-data").said
-
-
-def test_a_finished_run_needs_the_student_s_checkpoint_no_more(
-    project: Any, tiny_spec: dict[str, Any], meds: Callable[..., Any]
-) -> None:
-    stages = [{"type": "fit", "iterations": 2, "batch_size": 4}, tiny_spec["stages"][-1]]
-    student = {"type": "dinomaly", "depth": 2}
-    project.run_well(spec={**tiny_spec, "student": student, "stages": stages})
-    artifact = Path(json.loads((project.runs / "tiny/fit/artifact.json").read_text())["path"])
-    checkpoint = project.root / "official.safetensors"
-    shutil.copy(next(artifact.glob("student*.safetensors")), checkpoint)
-    project.run_well(spec={**tiny_spec, "student": {**student, "weights": str(checkpoint)}, "stages": stages})
-    checkpoint.unlink()
-    Image.fromarray(np.zeros((64, 64), np.uint8)).save(project.root / "image.png")
-    done = meds(
-        "predict", project.runs / "tiny", project.root / "image.png", "-o", project.root / "out", "--class", "weave"
-    )
-    assert done.code == 0, done.err

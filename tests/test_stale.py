@@ -142,15 +142,21 @@ def test_a_class_without_test_images_is_named(
     assert "The mean is without other: not both normal and defective images to test on." in done.said
 
 
-def test_a_finished_run_keeps_its_reports_when_it_cannot_begin_again(
-    project: Any, tiny_spec: dict[str, Any], part: Path, meds: Callable[..., Finished]
-) -> None:
-    student = {"type": "dinomaly", "depth": 2}
-    project.run_well(spec=fitted(tiny_spec, part, student=student))
+@pytest.fixture
+def student(project: Any, tiny_spec: dict[str, Any], part: Path) -> dict[str, Any]:
+    """A student that begins from a checkpoint."""
+    small = {"type": "dinomaly", "depth": 2}
+    project.run_well(spec=fitted(tiny_spec, part, student=small))
     checkpoint = project.root / "official.safetensors"
     shutil.copy(Path(project.json("fit/artifact.json")["path"]) / "student.safetensors", checkpoint)
-    project.run_well(spec=fitted(tiny_spec, part, student={**student, "weights": str(checkpoint)}))
-    checkpoint.unlink()
+    return {**small, "weights": str(checkpoint)}
+
+
+def test_a_finished_run_keeps_its_reports_when_it_cannot_begin_again(
+    project: Any, tiny_spec: dict[str, Any], part: Path, student: dict[str, Any], meds: Callable[..., Finished]
+) -> None:
+    project.run_well(spec=fitted(tiny_spec, part, student=student))
+    Path(student["weights"]).unlink()
     before = {path: path.read_bytes() for path in project.file("").rglob("*") if path.is_file()}
     done = project.run()
     assert (done.code, "official.safetensors" in done.said) == (2, True)
@@ -158,17 +164,19 @@ def test_a_finished_run_keeps_its_reports_when_it_cannot_begin_again(
     assert meds("rank", project.file("")).code == 0
 
 
-def test_the_memory_alone_needs_no_checkpoint_either(
-    project: Any, tiny_spec: dict[str, Any], part: Path, meds: Callable[..., Finished]
+@pytest.mark.parametrize("scoring", ["fit", "memory"])
+def test_a_finished_run_needs_the_student_s_checkpoint_no_more(
+    project: Any,
+    tiny_spec: dict[str, Any],
+    part: Path,
+    student: dict[str, Any],
+    meds: Callable[..., Finished],
+    scoring: str,
 ) -> None:
-    student = {"type": "dinomaly", "depth": 2}
-    project.run_well(spec=fitted(tiny_spec, part, student=student))
-    checkpoint = project.root / "official.safetensors"
-    shutil.copy(Path(project.json("fit/artifact.json")["path"]) / "student.safetensors", checkpoint)
-    stages = [tiny_spec["stages"][0], tiny_spec["stages"][-1]]
-    student["weights"] = str(checkpoint)
-    project.run_well(spec={**fitted(tiny_spec, part, student=student), "stages": stages})
-    checkpoint.unlink()
+    spec = fitted(tiny_spec, part, student=student)
+    first = {"fit": spec["stages"][0], "memory": tiny_spec["stages"][0]}[scoring]
+    project.run_well(spec={**spec, "stages": [first, spec["stages"][-1]]})
+    Path(student["weights"]).unlink()
     done = meds("predict", project.file(""), part / "test", "-o", project.root / "out")
     assert done.code == 0, done.err
 

@@ -90,10 +90,9 @@ def run(
     """Run a spec; run it again to continue after an interruption."""
     from meds.cli.run import run_spec
 
-    overrides = [
-        *(sets or []),
-        *([f"decisions.file={json.dumps(str(decisions), ensure_ascii=False)}"] if decisions else []),
-    ]
+    overrides = list(sets or [])
+    if decisions:
+        overrides.append(f"decisions.file={json.dumps(str(decisions), ensure_ascii=False)}")
     run_spec(spec, overrides, runs_dir, first, last, force)
 
 

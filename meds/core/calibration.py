@@ -80,9 +80,8 @@ def calibrate(
 def held_out(samples: Sequence[Sample], share: float, seed: int) -> list[int]:
     """Positions of the samples that a training leaves out: by class, the share of its images, a seeded choice.
 
-    Images of equal content go together. A class of fewer than 30 images holds out none, because
-    nothing would be known of them (`estimate_contamination`); of any other
-    as many are left as a training needs.
+    Images of equal content go together. A class of fewer than 30 images holds out none, because nothing would be known
+    of them (`estimate_contamination`); of any other as many are left as a training needs.
     """
     chosen: list[int] = []
     for index in sorted({sample.class_index for sample in samples}):

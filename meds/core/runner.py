@@ -48,7 +48,6 @@ class Runner:
             if not pipeline.store.has(planned.fingerprint):
                 raise self._lacks(planned)
         self.artifacts: list[Artifact | None] = []
-        self._checked = False
 
     def run(self) -> dict[str, Any] | None:
         """Run the stages; returns the metrics if an evaluation was among them."""
@@ -62,8 +61,7 @@ class Runner:
         pipeline, wanted = self.pipeline, self.wanted
         # Before the directory is changed: what cannot begin must cost nothing.
         loggers = self._loggers()
-        if self.request.force or not all(map(self._is_stored, pipeline.stages[wanted.start : wanted.stop])):
-            self._check_stages()
+        self._check_stages()
         self.directory.prepare(
             pipeline.spec.to_yaml(), pipeline.data, {planned.name: planned.fingerprint for planned in pipeline.stages}
         )
@@ -106,20 +104,19 @@ class Runner:
         if self.request.force:  # what they read has been made anew
             return
         for position, planned in list(enumerate(self.pipeline.stages))[self.wanted.stop :]:
-            if self._is_stored(planned) and (self.request.directory / planned.name / POINTER).is_file():
+            if (
+                self.pipeline.store.has(planned.fingerprint)
+                and (self.request.directory / planned.name / POINTER).is_file()
+            ):
                 with contextlib.suppress(ArtifactError):
                     self.state.note(position, "done", self.pipeline.store.open(planned.fingerprint))
 
-    def _is_stored(self, planned: PlannedStage) -> bool:
-        return self.pipeline.store.has(planned.fingerprint)
-
     def _check_stages(self) -> None:
-        """What the stages that are wanted refuse, before anything is computed."""
-        if self._checked:
-            return
-        for planned in self.pipeline.stages[self.wanted.start : self.wanted.stop]:
-            planned.stage.check(stage_context(self.pipeline, planned.name))
-        self._checked = True
+        """What the stages that are wanted refuse; nothing if all are stored, which have been checked for it."""
+        stages = self.pipeline.stages[self.wanted.start : self.wanted.stop]
+        if self.request.force or not all(self.pipeline.store.has(planned.fingerprint) for planned in stages):
+            for planned in stages:
+                planned.stage.check(stage_context(self.pipeline, planned.name))
 
     def _lacks(self, planned: PlannedStage) -> UserError:
         return UserError(
@@ -207,7 +204,6 @@ class Runner:
         if "features" in self.state.data:
             return
         pipeline = self.pipeline
-        self._check_stages()
         meter = CostMeter(pipeline.runtime.device)
         waiting = "Another run computes features of this encoder; waiting until it has finished."
         with pipeline.store.lock(f"features-{pipeline.features.folder.name}", waiting, self.reporter.say):
