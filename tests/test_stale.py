@@ -189,3 +189,16 @@ def test_the_corrected_mask_of_a_defect_that_was_moved_to_the_test_is_measured(f
     found = apply_decisions(alone, {defect.digest: decision}, defects_to_test=True).test
     assert [(s.mask_digest, s.injected, s.record.split) for s in found] == [(defect.mask_digest, False, "test")]
     assert defect.mask_digest
+
+
+def test_after_until_an_early_evaluation_its_own_student_scores(finished: Any, tiny_spec: dict[str, Any]) -> None:
+    memory, distill, *rest = tiny_spec["stages"]
+    spec = {**tiny_spec, "stages": [memory, distill, {"type": "evaluate", "name": "early"}, *rest]}
+    finished.run_well(spec=spec)
+    run = FinishedRun(finished.file(""))
+    assert run.evaluation.fingerprint == run.artifact("evaluate").fingerprint
+    finished.run_well("--until", "early")
+    run = FinishedRun(finished.file(""))
+    assert run.evaluation.fingerprint == run.artifact("early").fingerprint
+    assert run.scoring_block.name == "distill"
+    assert run.artifact("evaluate").json("metrics")["thresholds"] != run.metrics["thresholds"]

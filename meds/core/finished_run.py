@@ -101,8 +101,15 @@ class FinishedRun:
 
     @cached_property
     def evaluation(self) -> Artifact:
-        """The artifact of the last evaluation."""
-        return self.artifact(self._blocks_that_make("evaluation")[-1].name)
+        """The artifact of the evaluation that metrics.json is of."""
+        return self.artifact(self._evaluating)
+
+    @property
+    def _evaluating(self) -> str:
+        """The stage that metrics.json is of: of several evaluations not always the last, as after `--until`."""
+        names = [block.name for block in self.spec.stages if self._stage(block).produces == "evaluation"]
+        stage = self.metrics.get("stage")
+        return stage if stage in names else names[-1]  # the first runs do not tell
 
     @cached_property
     def evaluation_settings(self) -> EvaluationDefaults:
@@ -112,8 +119,7 @@ class FinishedRun:
     @cached_property
     def scoring_block(self) -> Block:
         """The stage whose result the evaluation scored with: the last before it that can."""
-        names = [stage.name for stage in self.spec.stages]
-        last = names.index(self._blocks_that_make("evaluation")[-1].name)
+        last = [stage.name for stage in self.spec.stages].index(self._evaluating)
         kinds = [kind for kinds in self._stage(self.spec.stages[last]).consumes() for kind in kinds]
         for block in reversed(self.spec.stages[:last]):
             if self._stage(block).produces in kinds:
@@ -147,9 +153,6 @@ class FinishedRun:
     def context(self, stage: str) -> StageContext:
         """What a stage of the run saw, without its inputs."""
         return stage_context(self.pipeline, stage)
-
-    def _blocks_that_make(self, kind: str) -> list[Block]:
-        return [block for block in self.spec.stages if self._stage(block).produces == kind]
 
     def _stage(self, block: Block) -> Stage:
         stage: Stage = block.registration.load(Stage)(block.options)

@@ -122,8 +122,8 @@ class RunDirectory:
         pointer = {"fingerprint": artifact.fingerprint, "path": str(artifact.path), "kind": artifact.kind}
         files.write_json(self.path / stage / POINTER, pointer)
 
-    def write_evaluation(self, data: RunData, evaluation: Artifact) -> dict[str, Any]:
-        """Write metrics.json, predictions.csv and ranking.csv from an evaluation; returns the metrics."""
+    def write_evaluation(self, stage: str, data: RunData, evaluation: Artifact) -> dict[str, Any]:
+        """Write metrics.json, predictions.csv and ranking.csv from the evaluation of a stage; returns the metrics."""
         figures = evaluation.json("metrics")
         scores = evaluation.tensors("scores")
         metrics = {
@@ -134,6 +134,7 @@ class RunDirectory:
             "thresholds": figures["thresholds"],
             "calibration": figures["calibration"],
             "evaluation": figures["evaluation"],
+            "stage": stage,
         }
         files.write_json(self.path / "metrics.json", metrics)
         shown, values = (data.test, scores["test"]) if data.test else (data.train, scores["train"])

@@ -96,7 +96,7 @@ class Runner:
             if artifact.kind == "student":
                 self.directory.write_selection(self.pipeline.data, artifact)
             if artifact.kind == "evaluation":
-                metrics = self.directory.write_evaluation(self.pipeline.data, artifact)
+                metrics = self.directory.write_evaluation(planned.name, self.pipeline.data, artifact)
         return metrics
 
     def _note_later_ones(self) -> None:
