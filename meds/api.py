@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from meds.core.contamination import ClassNoise, Contaminated, NoiseProtocol, NoiseReport
     from meds.core.coreset import greedy_coreset, random_projection
     from meds.core.data import RunData, Sample
-    from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, DatasetOptions, Record, Split
+    from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, DatasetOptions, ImageFileOptions, Record, Split
     from meds.core.detector import Detector, TrainingFeatures
     from meds.core.errors import DataError, MedsError, PluginError, ResourceError, SelectionError, UserError
     from meds.core.events import RunLogger
@@ -44,7 +44,7 @@ _MODULES = {
     "meds.core.contamination": ("ClassNoise", "Contaminated", "NoiseProtocol", "NoiseReport"),
     "meds.core.coreset": ("greedy_coreset", "random_projection"),
     "meds.core.data": ("RunData", "Sample"),
-    "meds.core.dataset": ("ANOMALOUS", "NORMAL", "Dataset", "DatasetOptions", "Record", "Split"),
+    "meds.core.dataset": ("ANOMALOUS", "NORMAL", "Dataset", "DatasetOptions", "ImageFileOptions", "Record", "Split"),
     "meds.core.detector": ("Detector", "TrainingFeatures"),
     "meds.core.errors": ("DataError", "MedsError", "PluginError", "ResourceError", "SelectionError", "UserError"),
     "meds.core.events": ("RunLogger",),
@@ -83,6 +83,7 @@ __all__ = [
     "DatasetOptions",
     "Detector",
     "EvaluationDefaults",
+    "ImageFileOptions",
     "Layer",
     "MedsError",
     "Model",

@@ -66,6 +66,18 @@ def test_sixteen_bit_grey_is_scaled_by_the_full_range(tmp_path: Path, suffix: st
     assert (only_dark == 2).all()
 
 
+def test_of_sixteen_bits_fewer_may_be_used(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", np.array([[0, 1, 8, 9, 2048, 4095]], dtype=np.uint16))
+    expected = [round(v * 255 / 4095) for v in (0, 1, 8, 9, 2048, 4095)]
+    assert images.read_rgb(path, bits=12)[0, :, 0].tolist() == expected
+    every = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    assert (images.read_rgb(save(tmp_path / "b.png", every))[..., 0] == np.rint(every / 257)).all()
+    with pytest.raises(images.UnreadableImageError, match="holds 4095, which takes 12 bits and not 10 as"):
+        images.read_rgb(path, bits=10)
+    coloured = save(tmp_path / "c.png", np.full((2, 2, 3), 200, np.uint8))
+    assert (images.read_rgb(coloured, bits=10) == 200).all()
+
+
 def test_big_endian_and_integer_modes(tmp_path: Path) -> None:
     values = np.array([[0, 2570]], dtype=np.uint16)
     big = Image.frombytes("I;16B", (2, 1), values.astype(">u2").tobytes())

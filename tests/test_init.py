@@ -18,6 +18,7 @@ from meds.cli.starting_points import STARTING_POINTS
 from meds.core.errors import DataError
 from meds.core.registry import load_registry
 from meds.core.spec import load_spec
+from meds.plugins.datasets.folder import FolderDataset, FolderOptions
 
 
 def test_a_folder_without_labels_runs_as_written(tmp_path: Path, meds: Callable[..., Finished]) -> None:
@@ -197,16 +198,19 @@ def test_links_to_folders_and_webp(tmp_path: Path, meds: Callable[..., Finished]
     assert len(records(tmp_path / "out.yaml")) == 9
 
 
-@pytest.mark.parametrize(("largest", "said_of"), [(4095, True), (65520, False)])
-def test_images_of_12_bits_in_16(tmp_path: Path, meds: Callable[..., Finished], largest: int, said_of: bool) -> None:
+@pytest.mark.parametrize(("largest", "bits"), [(200, 8), (1023, 10), (4095, 12), (65520, None)])
+def test_images_of_12_bits_in_16(tmp_path: Path, meds: Callable[..., Finished], largest: int, bits: int | None) -> None:
     folder = tmp_path / "camera"
     folder.mkdir()
     values = np.linspace(0, largest, 24 * 24).reshape(24, 24).astype(np.uint16)
     for number in range(6):
         Image.fromarray(values).save(folder / f"{number}.png")
-    _, said = written(meds, folder)
+    spec, said = written(meds, folder)
     assert "Image sizes: 24x24; the encoder sees them as squares." in said
-    assert ("multiply their values by 16 first" in said) == said_of
+    assert spec["dataset"].get("bits") == bits
+    assert (f"`bits: {bits}` has them read so" in said) == (bits is not None)
+    dataset = FolderDataset(FolderOptions(**{k: v for k, v in spec["dataset"].items() if k != "type"}))
+    assert dataset.read_image(dataset.records()[0]).max() >= 0.75 * 255
 
 
 def test_a_folder_with_a_line_break_in_its_name(tmp_path: Path, meds: Callable[..., Finished]) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from kit_cases import caught, kit_of
+from PIL import Image
 
 from meds.core.contamination import ClassNoise, Contaminated, NoiseProtocol, NoiseReport
 from meds.core.dataset import Dataset, DatasetOptions, Record
 from meds.core.errors import DataError
+from meds.core.images import pixel_digest
 from meds.core.registry import Options
 from meds.plugins.noise import InjectOptions, InjectProtocol
 from meds.testing import DatasetKit, NoiseProtocolKit
@@ -129,6 +132,30 @@ def test_a_broken_dataset_is_caught(check: str, dataset: Any, sentence: str) -> 
     caught(DatasetKit, dataset, check, sentence, DatasetOptions)
 
 
+def test_a_file_that_is_scored_is_read_as_in_training(tmp_path: Path) -> None:
+    path = tmp_path / "nut.png"
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8)).save(path)
+
+    class Cut(Dataset):
+        def records(self) -> Any:
+            return [Record(str(path), "nut", "train", 0, "good")]
+
+        def read_image(self, record: Record) -> Any:
+            return super().read_image(record)[:, 2:]
+
+    class WellCut(Cut):
+        read_image = Dataset.read_image
+
+        def read_file(self, path: Path) -> Any:
+            return super().read_file(path)[:, 2:]
+
+    check = "test_new_images_are_read_alike"
+    caught(DatasetKit, Cut, check, "other pixels as a file that somebody scores: what `read_image`", DatasetOptions)
+    getattr(kit_of(DatasetKit, WellCut, DatasetOptions), check)()
+    cut = WellCut(DatasetOptions())
+    assert cut.digest(cut.records()[0]) == pixel_digest(cut.read_file(path))
+
+
 def test_options_must_have_those_of_every_dataset() -> None:
     caught(DatasetKit, Drawn, "test_options_of_every_dataset", "must|needs options", Options)
 
@@ -240,7 +267,11 @@ def test_a_broken_noise_protocol_is_caught(check: str, found: Any, sentence: str
 @pytest.mark.parametrize(
     ("kit", "test", "elsewhere"),
     [
-        (DatasetKit, test_a_broken_dataset_is_caught, {"test_options_of_every_dataset"}),
+        (
+            DatasetKit,
+            test_a_broken_dataset_is_caught,
+            {"test_options_of_every_dataset", "test_new_images_are_read_alike"},
+        ),
         (NoiseProtocolKit, test_a_broken_noise_protocol_is_caught, set()),
     ],
 )

@@ -238,3 +238,24 @@ def test_a_folder_that_is_no_finished_run(project: Any, meds: Callable[..., Fini
 )
 def test_rounding_makes_no_image_anomalous(score: float, threshold: float, anomalous: bool) -> None:
     assert Prediction(score, threshold, np.zeros((1, 1), dtype=np.float32)).anomalous == anomalous
+
+
+def test_images_of_12_bits_are_read_as_in_training(
+    project: Any, tiny_spec: dict[str, Any], meds: Callable[..., Finished]
+) -> None:
+    folder = project.root / "camera"
+    folder.mkdir()
+    for number in range(6):
+        values = np.random.default_rng(number).integers(0, 4096, (64, 64)).astype(np.uint16)
+        Image.fromarray(values).save(folder / f"{number}.png")
+    stages = [{"type": "fit", "iterations": 2, "batch_size": 4}, tiny_spec["stages"][-1]]
+    spec = {**tiny_spec, "noise": None, "dataset": {"type": "folder", "path": str(folder)}, "stages": stages}
+    project.run_well(spec=spec)
+    dark = {row["path"]: row["score"] for row in project.rows("predictions.csv")}
+    project.run_well(spec={**spec, "dataset": {**spec["dataset"], "bits": 12}})
+    assert project.computed() == ["fit", "evaluate"] * 2
+    own = {row["path"]: row["score"] for row in project.rows("predictions.csv")}
+    assert all(own[path] != score for path, score in dark.items())
+    assert meds("predict", project.file(""), folder, "-o", project.root / "out").code == 0
+    for row in rows(project.root / "out"):
+        assert float(row["score"]) == pytest.approx(float(own[row["path"]]), rel=1e-5)

@@ -18,7 +18,8 @@ from meds.core.contamination_estimate import FEWEST_IMAGES
 from meds.core.data import MINIMUM_TRAINING_IMAGES, too_few_images
 from meds.core.errors import UserError
 from meds.core.image_files import one_line, printable
-from meds.layouts.layout import FAINT, UNREADABLE, Layout
+from meds.core.images import FULL_BITS
+from meds.layouts.layout import Layout
 from meds.layouts.recognise import recognise
 
 SPEC = """\
@@ -79,7 +80,7 @@ def _spec(folder: Path, name: str, layout: Layout, start: StartingPoint) -> str:
         folder=printable(folder),
         found=_comments(one_line(sentence) for sentence in [*layout.found, _sizes(layout)]),
         name=_inline(name),
-        dataset=_inline(layout.dataset | _unreadable(layout)),
+        dataset=_inline(layout.dataset | _reading(layout)),
         source=_comments(start.source().splitlines()),
         backbone=_inline(start.backbone),
         comment=start.comment,
@@ -95,22 +96,24 @@ def _comments(lines: Iterable[str]) -> str:
     return "\n".join(f"# {line}" for line in lines)
 
 
-def _unreadable(layout: Layout) -> dict[str, Any]:
-    return {"unreadable": "skip"} if UNREADABLE in layout.sizes else {}
+def _reading(layout: Layout) -> dict[str, Any]:
+    """The options of the dataset that say how its files are read."""
+    bits = {"bits": layout.probed.bits} if layout.probed.bits < FULL_BITS else {}
+    return bits | ({} if layout.probed.readable else {"unreadable": "skip"})
 
 
 def _sizes(layout: Layout) -> str:
-    readable = [size for size in layout.sizes if size not in (UNREADABLE, FAINT)]
-    if not readable:
+    found = layout.probed
+    if not found.sizes:
         return "None of the first images can be read."
-    more = f" and {len(readable) - 3} more" if len(readable) > 3 else ""
-    text = f"Image sizes: {', '.join(readable[:3])}{more}; the encoder sees them as squares."
-    if FAINT in layout.sizes:
+    more = f" and {len(found.sizes) - 3} more" if len(found.sizes) > 3 else ""
+    text = f"Image sizes: {', '.join(found.sizes[:3])}{more}; the encoder sees them as squares."
+    if found.bits < FULL_BITS:
         text += (
-            " Some have 16 bits and use less than a sixteenth of the range, as from a camera of 12 bits: they are seen "
-            "almost black; multiply their values by 16 first."
+            f" The grey images of 16 bits use {found.bits} of them, as from a camera of {found.bits} bits: `bits: "
+            f"{found.bits}` has them read so; change it if the camera has more."
         )
-    return text + (" Some cannot be read; they are left out and listed." if UNREADABLE in layout.sizes else "")
+    return text + ("" if found.readable else " Some cannot be read; they are left out and listed.")
 
 
 def _name(folder: Path) -> str:

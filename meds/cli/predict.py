@@ -98,12 +98,12 @@ def _predictor(path: Path) -> AnyPredictor:
 def _predict_batch(
     predictor: AnyPredictor, paths: Sequence[Path], classes: Sequence[str], writer: _Writer, failures: list[str]
 ) -> None:
-    from meds.core.images import UnreadableImageError, read_rgb
+    from meds.core.images import UnreadableImageError
 
     images, known = [], []
     for path, name in zip(paths, classes, strict=True):
         try:
-            images.append(read_rgb(path))
+            images.append(predictor.read(path))
         except UnreadableImageError as error:
             failures.append(error.what)
         else:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from meds.core import images
+from meds.core.files import sha256
 from meds.core.registry import Options
 
 Split = Literal["train", "test"]
@@ -47,6 +48,18 @@ class DatasetOptions(Options):
     )
 
 
+class ImageFileOptions(DatasetOptions):
+    """Options of a dataset of image files that somebody's own camera may have written."""
+
+    bits: int = Field(
+        default=images.FULL_BITS,
+        ge=8,
+        le=images.FULL_BITS,
+        description="How many bits of a grey image of 16 bits are used: 12 for a camera of 12 bits whose values reach "
+        "4095. Other images are read as they are.",
+    )
+
+
 OptionsT = TypeVar("OptionsT", bound=DatasetOptions)
 
 
@@ -62,7 +75,20 @@ class Dataset(ABC, Generic[OptionsT]):
 
     def read_image(self, record: Record) -> npt.NDArray[np.uint8]:
         """The image as RGB [H, W, 3] uint8; DataError with the path if it cannot be read."""
-        return images.read_rgb(Path(record.path))
+        return self.read_file(Path(record.path))
+
+    def read_file(self, path: Path) -> npt.NDArray[np.uint8]:
+        """A file as RGB [H, W, 3] uint8, read as the dataset's own images are: `meds predict` reads new images so.
+
+        Raises:
+            UnreadableImageError: it cannot be read.
+        """
+        return images.read_rgb(path, self.bits)
+
+    @property
+    def bits(self) -> int:
+        """How many bits of a grey image of 16 bits are used, 8 to 16."""
+        return self.options.bits if isinstance(self.options, ImageFileOptions) else images.FULL_BITS
 
     def read_mask(self, record: Record) -> npt.NDArray[np.bool_] | None:
         """The defect mask [H, W], True on the defect; None where the defect's place is unknown."""
@@ -88,9 +114,11 @@ class Dataset(ABC, Generic[OptionsT]):
     def digest(self, record: Record) -> str:
         """sha256 of the image's content (hex): equal content has an equal digest.
 
-        The file's, or where `read_image` is a subclass's own, that of the pixels which it gives: what was computed of
-        others must not be taken for theirs.
+        The file's, or where a subclass reads images in a way of its own, that of the pixels which it gives: what was
+        computed of others must not be taken for theirs. Where not all of 16 bits are used, their number is part of it.
         """
-        if type(self).read_image is not Dataset.read_image:
+        own = type(self)
+        if own.read_image is not Dataset.read_image or own.read_file is not Dataset.read_file:
             return images.pixel_digest(self.read_image(record))
-        return images.file_digest(Path(record.path))
+        digest = images.file_digest(Path(record.path))
+        return digest if self.bits == images.FULL_BITS else sha256(f"{digest} {self.bits} bits".encode())

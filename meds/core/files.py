@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from meds.core.errors import ArtifactError, ResourceError
 
@@ -52,7 +53,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     with full_disk_is_a_user_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # As long as a name may be, whatever the length of the file's own.
-        temporary = path.with_name(f".{sha256(path.name.encode())[:_CHECKSUM_LENGTH]}.{os.getpid()}.tmp")
+        temporary = path.with_name(f".{sha256(path.name.encode())[:_CHECKSUM_LENGTH]}.{uuid4().hex[:8]}.tmp")
         try:
             with temporary.open("wb") as file:
                 file.write(data)

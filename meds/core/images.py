@@ -21,6 +21,7 @@ from meds.core.image_files import list_images
 # Half as many pixels as are refused is what a line camera gives, and no attack.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
+FULL_BITS = 16
 _DIGEST_CHUNK = 1 << 20
 _ORIENTATION = ExifTags.Base.Orientation
 _QUARTER_TURNS = {5, 6, 7, 8}
@@ -35,18 +36,19 @@ class UnreadableImageError(DataError):
         super().__init__(f"{path}: {reason}; remove it or set `dataset.unreadable: skip`.")
 
 
-def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
+def read_rgb(path: Path, bits: int = FULL_BITS) -> npt.NDArray[np.uint8]:
     """An image file as RGB uint8 [H, W, 3], turned upright by its EXIF orientation.
 
-    Grey and palette images become RGB; alpha is dropped, not blended. 16-bit grey is divided by 257 and
-    float images must hold 0..1 and are multiplied by 255: the scale is the type's and never the image's,
-    so brightness stays comparable between images. 16-bit colour keeps its high byte. Of a file with many
-    frames the first is read. Raises UnreadableImageError for any file that cannot be read.
+    Grey and palette images become RGB; alpha is dropped, not blended. 16-bit grey, of which the lowest `bits` are
+    used, is divided by (2^bits - 1) / 255 and float images must hold 0..1 and are multiplied by 255: the scale is the
+    type's and never the image's, so brightness stays comparable between images. 16-bit colour keeps its high byte. Of a
+    file with many frames the first is read. Raises UnreadableImageError for any file that cannot be read, or whose
+    values need more bits.
     """
     with _opened(path) as picture:
-        values, full_range = _decoded(picture)
-    if full_range == 65535:
-        values = (values.astype(np.uint32) + 128) // 257
+        values, full_range = _decoded(picture, bits)
+    if full_range > 255:
+        values = (values.astype(np.uint32) * 255 + full_range // 2) // full_range
     elif full_range == 1:
         values = np.rint(values * 255)
     pixels = values.astype(np.uint8)
@@ -207,11 +209,15 @@ class _UnusableError(Exception):
     """The file is intact, but its values have no fixed meaning as brightness."""
 
 
-def _decoded(picture: Image.Image) -> tuple[npt.NDArray[Any], int]:
-    """Upright values [H, W] or [H, W, 3] and the full range of their type: 255, 65535 or 1."""
+def _decoded(picture: Image.Image, bits: int = FULL_BITS) -> tuple[npt.NDArray[Any], int]:
+    """Upright values [H, W] or [H, W, 3] and the full range of their type: 255, 2^bits - 1 (16-bit grey) or 1."""
     upright = ImageOps.exif_transpose(picture)
     if upright.mode == "I" or upright.mode.startswith("I;16"):
-        return _checked(np.asarray(upright), 65535, "integers"), 65535
+        values = _checked(np.asarray(upright), 65535, "integers")
+        used = int(values.max()).bit_length()
+        if used > bits:
+            raise _UnusableError(f"holds {values.max()}, which takes {used} bits and not {bits} as `dataset.bits` says")
+        return values, 2**bits - 1
     if upright.mode == "F":
         return _checked(np.asarray(upright), 1, "floats"), 1
     return np.asarray(upright.convert("L" if upright.mode in ("1", "L") else "RGB")), 255

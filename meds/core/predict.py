@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -46,6 +47,9 @@ class AnyPredictor(Protocol):
     thresholds: Thresholds
     preprocessing: Preprocessing
 
+    def read(self, path: Path) -> Image:
+        """An image file as RGB uint8 [H, W, 3], read as training images were; UnreadableImageError if it cannot be."""
+
     def predict(self, images: Sequence[Image], classes: Sequence[str]) -> list[Prediction]:
         """Predictions for RGB images uint8 [H, W, 3] of any size, each of a class that it knows."""
 
@@ -61,6 +65,10 @@ class Predictor:
         self._scorer = run.scorer()
         self.preprocessing = self._pipeline.backbone.preprocessing
         self._pipeline.backbone.to(self._pipeline.runtime.device)
+
+    def read(self, path: Path) -> Image:
+        """An image file as RGB uint8 [H, W, 3], as the run's dataset reads it; UnreadableImageError if it cannot be."""
+        return self._pipeline.dataset.read_file(path)
 
     def predict(self, images: Sequence[Image], classes: Sequence[str]) -> list[Prediction]:
         """Predictions for RGB images uint8 [H, W, 3] of any size, each of a class of the run."""

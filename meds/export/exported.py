@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from meds.core.images import read_rgb
 from meds.core.predict import Image, Prediction
 from meds.export.formats import Session, read
 from meds.export.metadata import Metadata, parse
@@ -20,6 +21,11 @@ class ExportedPredictor:
         self.class_names: tuple[str, ...] = (metadata.class_name,)
         self.thresholds = metadata.thresholds
         self.preprocessing = metadata.preprocessing
+        self._bits = metadata.bits
+
+    def read(self, path: Path) -> Image:
+        """An image file, RGB uint8 [H, W, 3]; UnreadableImageError if it cannot be read."""
+        return read_rgb(path, self._bits)
 
     def predict(self, images: Sequence[Image], classes: Sequence[str]) -> list[Prediction]:
         """Predictions for RGB images uint8 [H, W, 3] of any size."""

@@ -12,6 +12,7 @@ from meds import __version__
 from meds.core.backbone import Preprocessing
 from meds.core.errors import UserError
 from meds.core.finished_run import FinishedRun
+from meds.core.images import FULL_BITS
 from meds.core.thresholds import ClassThreshold, Thresholds
 from meds.export.calibration import FileCalibration
 
@@ -21,12 +22,13 @@ FORMAT = 3
 
 @dataclass(frozen=True)
 class Metadata:
-    """The class of an exported detector, its thresholds and its preprocessing."""
+    """The class of an exported detector, its thresholds, its preprocessing and the used bits of 16-bit grey images."""
 
     class_name: str
     thresholds: Thresholds
     preprocessing: Preprocessing
     text: str
+    bits: int = FULL_BITS
 
 
 def describe(run: FinishedRun, class_name: str, calibration: FileCalibration) -> Metadata:
@@ -50,6 +52,7 @@ def describe(run: FinishedRun, class_name: str, calibration: FileCalibration) ->
             "normal": row.normal.tolist(),
         },
         "preprocessing": {"resize": preprocessing.resize, "size": preprocessing.size},
+        "bits": run.pipeline.dataset.bits,
         "spec": run.spec.dump(),
     }
     return parse(json.dumps(content, ensure_ascii=False), "the run")
@@ -79,5 +82,9 @@ def parse(text: str | None, source: str) -> Metadata:
         held_out=content["calibration"]["held_out"],
     )
     return Metadata(
-        content["class"], Thresholds({content["class"]: row}), Preprocessing(**content["preprocessing"]), text or ""
+        content["class"],
+        Thresholds({content["class"]: row}),
+        Preprocessing(**content["preprocessing"]),
+        text or "",
+        content.get("bits", FULL_BITS),
     )

@@ -11,7 +11,7 @@ from typing import Any
 from meds.core.errors import DataError
 from meds.core.folder_names import ABNORMAL_NAMES, NORMAL_NAMES, begins_with, is_called
 from meds.core.image_files import MASK_ENDING, folders_in
-from meds.layouts.layout import Layout, sizes
+from meds.layouts.layout import Layout, probed
 from meds.layouts.mask_files import Tree
 from meds.plugins.datasets.folder import FolderDataset, FolderOptions
 
@@ -89,7 +89,7 @@ def labelled(tree: Tree, labels: Labels) -> Layout:
     found = [f"{len(normal)} images in '{labels.normal}', taken as normal (with unknown mistakes)."]
     found += _tested(labels, abnormal, folder)
     block, places = _block(folder, labels), _places([folder], labels)
-    return Layout(block, found, _trained(normal, abnormal), sizes(normal), *places)
+    return Layout(block, found, _trained(normal, abnormal), probed(normal), *places)
 
 
 def _tested(labels: Labels, abnormal: Sequence[Path], folder: Path) -> list[str]:
@@ -146,7 +146,7 @@ def labelled_classes(tree: Tree, folders: Sequence[Path], labels: Labels) -> Lay
     smallest = min(_trained(normal, bad) for normal, bad in held.values())
     block = _block(tree.root, labels) | {"class_folders": True}
     # The dataset takes every folder as a class, also one of masks beside them.
-    return Layout(block, found, smallest, sizes(images), (tree.root,), _places(folders, labels)[1])
+    return Layout(block, found, smallest, probed(images), (tree.root,), _places(folders, labels)[1])
 
 
 def _named(folders: Sequence[Path], names: frozenset[str]) -> Path | None:

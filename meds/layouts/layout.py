@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -9,13 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from meds.core.errors import DataError
-from meds.core.images import largest_of_16_bits, size_of
+from meds.core.images import FULL_BITS, largest_of_16_bits, size_of
 from meds.layouts.mask_files import Tree, evenly
 
 PROBED_IMAGES = 200
-# Entries of `sizes` that are none.
-UNREADABLE, FAINT = "unreadable", "faint"
 _OPENED_IMAGES = 10
+# What cameras have, from few to many.
+_BITS = (8, 10, 12, FULL_BITS)
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What some images of a folder are like: the sizes as text, the commonest first; whether all can be read.
+
+    `bits` is how many of 16 the grey ones use.
+    """
+
+    sizes: list[str] = field(default_factory=list)
+    readable: bool = True
+    bits: int = FULL_BITS
 
 
 @dataclass(frozen=True)
@@ -28,7 +41,7 @@ class Layout:
     dataset: dict[str, Any]
     found: list[str]
     training_images: int
-    sizes: list[str] = field(default_factory=list)
+    probed: Probed = field(default_factory=Probed)
     reads: tuple[Path, ...] = ()
     masks: tuple[Path, ...] = ()
 
@@ -57,25 +70,24 @@ def without_masks(layout: Layout, tree: Tree) -> Layout:
     return replace(layout, dataset=layout.dataset | {"exclude": list(hidden)}, found=[*layout.found, sentence])
 
 
-def sizes(images: Sequence[Path]) -> list[str]:
-    """The sizes of some images as text, the commonest first; unreadable and faint ones are counted."""
+def probed(images: Sequence[Path]) -> Probed:
+    """What some of these images are like, evenly taken from all."""
     counted: Counter[str] = Counter()
+    unreadable = False
     for path in evenly(images, PROBED_IMAGES):
         try:
             height, width = size_of(path)
         except DataError:
-            counted[UNREADABLE] += 1
+            unreadable = True
         else:
             counted[f"{width}x{height}"] += 1
-    counted[FAINT] = sum(map(_faint, evenly(images, _OPENED_IMAGES)))
-    counted = +counted
-    return [text for text, _ in counted.most_common()]
+    return Probed([text for text, _ in counted.most_common()], not unreadable, _bits(evenly(images, _OPENED_IMAGES)))
 
 
-def _faint(path: Path) -> bool:
-    """Whether an image of 16 bits uses less than a sixteenth of them."""
-    try:
-        largest = largest_of_16_bits(path)
-    except DataError:
-        return False
-    return largest is not None and largest < 2**12
+def _bits(images: Sequence[Path]) -> int:
+    """How many bits the camera of these images has, as far as those of 16 tell."""
+    largest = 0
+    for path in images:
+        with contextlib.suppress(DataError):
+            largest = max(largest, largest_of_16_bits(path) or 0)
+    return next(bits for bits in _BITS if largest < 2**bits) if largest else FULL_BITS

@@ -11,7 +11,7 @@ from meds.core.data import MINIMUM_TRAINING_IMAGES
 from meds.core.dataset import NORMAL, Record
 from meds.core.errors import DataError
 from meds.core.image_files import MASK_ENDING, folder_called, folders_in
-from meds.layouts.layout import Layout, sizes
+from meds.layouts.layout import Layout, probed
 from meds.layouts.mask_files import Tree, look_like_masks
 from meds.plugins.datasets.masked import MaskedDataset, MaskedOptions
 
@@ -46,7 +46,7 @@ def masked(tree: Tree) -> Layout | None:
     trained = [record for record in records if record.split == "train"]
     smallest = min(Counter(record.class_name for record in trained).values())
     found = _told(records, ending, places)
-    return Layout({"type": "masked", **options}, found, smallest, sizes([Path(record.path) for record in trained]))
+    return Layout({"type": "masked", **options}, found, smallest, probed([Path(record.path) for record in trained]))
 
 
 def _credible(tree: Tree, records: Sequence[Record], ending: str) -> bool:

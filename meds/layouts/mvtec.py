@@ -8,7 +8,7 @@ from typing import Any
 
 from meds.core.folder_names import NORMAL_NAMES, is_called
 from meds.core.image_files import folder_called, folders_in
-from meds.layouts.layout import Layout, quoted, sizes
+from meds.layouts.layout import Layout, probed, quoted
 from meds.layouts.mask_files import Tree
 from meds.plugins.datasets.mvtec import Kind, Parts, kinds_of, parts_of
 
@@ -41,7 +41,7 @@ def mvtec(tree: Tree, classes: Sequence[Path]) -> Layout:
         block["classes"] = [f.name for f in classes]
     images = [image for listed in trained.values() for image in listed]
     return Layout(
-        block, found, min(map(len, trained.values())), sizes(images), tuple(kind.images for kind in kinds), masks
+        block, found, min(map(len, trained.values())), probed(images), tuple(kind.images for kind in kinds), masks
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from meds.core.errors import DataError
 from meds.core.image_files import folders_in
-from meds.layouts.layout import Layout, quoted, sizes
+from meds.layouts.layout import Layout, probed, quoted
 from meds.layouts.mask_files import Tree
 from meds.plugins.datasets.real_iad import IMAGE_FOLDERS, LISTS_PARENT, RealIadDataset, RealIadOptions
 
@@ -34,5 +34,5 @@ def real_iad(tree: Tree) -> Layout | None:
     ]
     if len(lists) > 1:
         found.append(f"Other lists, for the option `lists`: {quoted(lists[1:])}.")
-    listed = sizes([Path(record.path) for record in trained])
+    listed = probed([Path(record.path) for record in trained])
     return Layout({"type": "real-iad", **options}, found, min(counts.values()), listed)

@@ -10,7 +10,7 @@ from pathlib import Path
 from meds.core.errors import DataError
 from meds.core.image_files import OTHER_SUFFIXES, count_suffixes, folder_called, folders_in, printable
 from meds.layouts.labelled import Labels, labelled, labels_of
-from meds.layouts.layout import Layout, named_after, quoted, sizes, without_masks
+from meds.layouts.layout import Layout, named_after, probed, quoted, without_masks
 from meds.layouts.mask_files import Tree, tree_of
 from meds.layouts.masked import masked
 from meds.layouts.mvtec import mvtec, trains
@@ -137,11 +137,11 @@ def _visa(tree: Tree, classes: Sequence[Path]) -> Layout:
     found = [f"The layout of VisA, {len(classes)} class{'es' * (len(classes) > 1)}: {text}."]
     if (tree.root / SPLIT_TABLE).is_file():
         found.append(f"Training and test images as the table '{SPLIT_TABLE}' has them, with masks.")
-        return Layout({"type": "visa", "path": path}, found, smallest, sizes(normal))
+        return Layout({"type": "visa", "path": path}, found, smallest, probed(normal))
     found.append(f"`type: visa` wants the split table '{SPLIT_TABLE}', which is not there.")
     if not all((f / place).is_dir() for f in folders_in(tree.root) for place in VISA_FOLDERS.values()):
         other = unlabelled(tree)
         return replace(other, found=[*found, *other.found])
     found.append("So the images in 'Anomaly' and 40 % of the normal ones are kept for the test.")
     block = {"type": "folder", "path": path, **VISA_FOLDERS, "class_folders": True}
-    return Layout(block, found, smallest - max(1, round(0.4 * smallest)), sizes(normal))
+    return Layout(block, found, smallest - max(1, round(0.4 * smallest)), probed(normal))

@@ -9,7 +9,7 @@ from typing import Any
 
 from meds.core.image_files import folder_called
 from meds.layouts.labelled import labelled_classes, labels_of
-from meds.layouts.layout import Layout, named_after, quoted, sizes
+from meds.layouts.layout import Layout, named_after, probed, quoted
 from meds.layouts.mask_files import Tree
 
 _PARTS = frozenset({"train", "test", "ground_truth"})
@@ -25,13 +25,13 @@ def unlabelled(tree: Tree) -> Layout:
         if filled:
             names = ", ".join(f.name for f in filled)
             found.append(f"Folders that are left alone: {names} (`recursive: true` takes their images too).")
-        return Layout(block, found, len(direct), sizes(direct), (folder,))
+        return Layout(block, found, len(direct), probed(direct), (folder,))
     if len(filled) > 1:
         return _classes(tree, filled)
     images = tree.images(folder, recursive=True)
     found = [f"{len(images)} images in the folder '{filled[0].name}', with no labels.", *_further_down(tree)]
     found += _taken_together(tree, filled[0])
-    return Layout({**block, "recursive": True}, found, len(images), sizes(images), (folder,))
+    return Layout({**block, "recursive": True}, found, len(images), probed(images), (folder,))
 
 
 def flat_training(tree: Tree, train: Path) -> Layout:
@@ -50,7 +50,7 @@ def flat_training(tree: Tree, train: Path) -> Layout:
     others = [f.name for f in left if f not in tests]
     if others:
         found.append(f"Folders that are left alone, as they say of no image what it is: {', '.join(others)}.")
-    return Layout(block, found, len(images), sizes(images), (train,))
+    return Layout(block, found, len(images), probed(images), (train,))
 
 
 def training_alone(tree: Tree, train: Path, inner: Layout) -> Layout:
@@ -62,7 +62,7 @@ def training_alone(tree: Tree, train: Path, inner: Layout) -> Layout:
         dataset = {key: value for key, value in dataset.items() if key != "class_folders"}
         dataset |= {"path": str(train.resolve()), "recursive": True}
         told = [f"{len(images)} images with no labels.", *_taken_together(tree, train)]
-        inner = Layout(dataset, told, len(images), sizes(images), (train,))
+        inner = Layout(dataset, told, len(images), probed(images), (train,))
     left = [f.name for f in tree.filled(tree.root) if f != train]
     found = [f"Training images in '{train.name}', of whose folders none is called 'good' or 'normal':", *inner.found]
     if left:
@@ -127,7 +127,7 @@ def _of_classes(
 ) -> Layout:
     """The layout of folders that are classes, with the training images of each."""
     images = [image for listed in held.values() for image in listed]
-    return Layout(block, found, min(map(len, held.values())), sizes(images), reads)
+    return Layout(block, found, min(map(len, held.values())), probed(images), reads)
 
 
 def _training_of_classes(tree: Tree, folders: Sequence[Path]) -> Layout | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,17 @@ class DatasetKit(Kit):
             )
             again = self.made().read_image(record)
             require(np.array_equal(image, again), f"{who} has other pixels when it is read again.")
+
+    @check
+    def test_new_images_are_read_alike(self) -> None:
+        """A training image whose file somebody scores is read as in training: by `read_file`."""
+        dataset = self.made()
+        for record in self.some(dataset.records()):
+            if Path(record.path).is_file():
+                same = np.array_equal(dataset.read_file(Path(record.path)), dataset.read_image(record))
+                who = f"The image '{record.path}' of {self.lower_title}"
+                advice = "what `read_image` does to a file belongs into `read_file`"
+                require(same, f"{who} has other pixels as a file that somebody scores: {advice}.")
 
     @check
     def test_masks(self) -> None:

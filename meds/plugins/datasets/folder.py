@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from meds.core.data import MINIMUM_TRAINING_IMAGES, too_few_images
-from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, DatasetOptions, Record
+from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, ImageFileOptions, Record
 from meds.core.errors import DataError
 from meds.core.folder_names import ABNORMAL_NAMES, NORMAL_NAMES, is_called
 from meds.core.hookspecs import hookimpl
@@ -27,7 +27,7 @@ from meds.core.image_files import (
 from meds.core.registry import Plugin
 
 
-class FolderOptions(DatasetOptions):
+class FolderOptions(ImageFileOptions):
     """Options of the dataset `folder`."""
 
     path: Path = Field(description="The folder with the images, or with the folders named below.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, DatasetOptions, Record, Split
+from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, ImageFileOptions, Record, Split
 from meds.core.errors import DataError
 from meds.core.hookspecs import hookimpl
 from meds.core.image_files import folder_called, folders_in, list_images
@@ -17,7 +17,7 @@ from meds.core.registry import Plugin
 DEFECT = "defect"
 
 
-class MaskedOptions(DatasetOptions):
+class MaskedOptions(ImageFileOptions):
     """Options of the dataset `masked`."""
 
     path: Path = Field(description="The folder with the images, or with the folders named below.")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, DatasetOptions, Record, Split
+from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, ImageFileOptions, Record, Split
 from meds.core.errors import DataError
 from meds.core.folder_names import IMAGE_NAMES, LABEL_NAMES, MASK_NAMES, NORMAL_NAMES, is_called
 from meds.core.hookspecs import hookimpl
@@ -22,7 +22,7 @@ MASKS_INSIDE = MASK_NAMES | LABEL_NAMES
 DEPTHS_INSIDE = frozenset({"xyz", "depth", "pcd", "z"})
 
 
-class MvtecOptions(DatasetOptions):
+class MvtecOptions(ImageFileOptions):
     """Options of the dataset `mvtec`."""
 
     path: Path = Field(description="The folder that holds the class folders, or one class folder (with `train` in it).")

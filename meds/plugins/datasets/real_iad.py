@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, DatasetOptions, Record, Split
+from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, ImageFileOptions, Record, Split
 from meds.core.errors import DataError
 from meds.core.hookspecs import hookimpl
 from meds.core.registry import Plugin
@@ -22,7 +22,7 @@ SPLITS: tuple[Split, Split] = ("train", "test")
 View = Literal["C1", "C2", "C3", "C4", "C5"]
 
 
-class RealIadOptions(DatasetOptions):
+class RealIadOptions(ImageFileOptions):
     """Options of the dataset `real-iad`."""
 
     path: Path = Field(description="The folder that holds the image folder and the folder of JSON lists.")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from meds.core import images
-from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, DatasetOptions, Record, Split
+from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, ImageFileOptions, Record, Split
 from meds.core.errors import DataError
 from meds.core.hookspecs import hookimpl
 from meds.core.registry import Plugin
@@ -28,7 +28,7 @@ DEFECT = "bad"
 SPLITS: dict[str, Split] = {"train": "train", "test": "test"}
 
 
-class VisaOptions(DatasetOptions):
+class VisaOptions(ImageFileOptions):
     """Options of the dataset `visa`."""
 
     path: Path = Field(
