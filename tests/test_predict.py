@@ -259,3 +259,8 @@ def test_images_of_12_bits_are_read_as_in_training(
     assert meds("predict", project.file(""), folder, "-o", project.root / "out").code == 0
     for row in rows(project.root / "out"):
         assert float(row["score"]) == pytest.approx(float(own[row["path"]]), rel=1e-5)
+    file = project.root / "camera.pt2"
+    assert meds("export", project.file(""), "--format", "torch", "-o", file).code == 0
+    assert meds("predict", file, folder, "-o", project.root / "exported").code == 0
+    for row in rows(project.root / "exported"):
+        assert float(row["score"]) == pytest.approx(float(own[row["path"]]), rel=0.02)
