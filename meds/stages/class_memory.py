@@ -9,7 +9,7 @@ from torch import Tensor, stack
 
 from meds.core.scoring import from_cosine
 from meds.stages import memory_estimators as estimators
-from meds.stages.nearest import Nearest, PatchIndex, best_patches
+from meds.stages.nearest import Nearest, PatchIndex, PatchPool
 from meds.stages.options import MemoryOptions
 from meds.stages.own_nearest import SideBySide, own_nearest
 
@@ -54,11 +54,14 @@ class ClassMemory:
         self._columns = {position: column for column, position in enumerate(self.candidates)}
         self._pool = pool
         self._index = PatchIndex(pool, coarse)
+        self._patches = PatchPool(pool)
 
     def prepare(self) -> None:
         """Make what `score` takes, before threads call it side by side."""
         if self.options.level == "image":
             self._index.prepare()
+        elif self.options.estimator == "exact":
+            self._patches.prepare()
 
     def score(self, query: Tensor, own: int | None) -> Tensor:
         """Score map [H, W] of an image's vectors [H*W, C]; `own` is its position among the training images."""
@@ -74,6 +77,7 @@ class ClassMemory:
         if self.options.level == "image":
             yield from own_nearest(self._index, side_by_side, self._score_candidate)
         else:
+            self.prepare()
             yield from self._score_each(side_by_side, self.candidates, self._pool)
         for positions, vectors in others:
             self.prepare()
@@ -106,13 +110,15 @@ class ClassMemory:
         return estimators.exact_scores(from_cosine(cosines, self.options.distance), weights)
 
     def _by_patch(self, query: Tensor, excluded: int | None) -> Tensor:
-        pool = self._pool[estimators.without(range(len(self._pool)), excluded)].flatten(0, 1)
+        images, patches, _ = self._pool.shape
+        count = (images - (excluded is not None)) * patches
         if self.options.estimator == "bootstrap":
-            banks = self._banks(len(pool), len(pool))
+            pool = self._pool.flatten(0, 1)
+            banks = estimators.passing_over(self._banks(count, count), excluded, patches)
             nearest = [from_cosine((query @ pool[bank].T).amax(dim=1), self.options.distance) for bank in banks]
             return stack(nearest).mean(dim=0)
-        weights = self._weights(len(pool), len(pool))
-        cosines = best_patches(query, pool, len(weights))
+        weights = self._weights(count, count)
+        cosines = self._patches.best(query, len(weights), excluded)
         return estimators.exact_scores(from_cosine(cosines, self.options.distance), weights)
 
     def _weights(self, total: int, count: int) -> Tensor:

@@ -123,12 +123,14 @@ class Memory(Stage):
     def estimate_bytes(self, context: StageContext) -> int:
         """The patch vectors of the largest class's candidates, and what waits for its turn in the search.
 
-        With `max_images` also what it takes to score the other images: an allocator keeps what waited before.
+        With `max_images` also what it takes to score the other images: an allocator keeps what waited before. A pool of
+        patches is searched image by image, which takes the same.
         """
         most = max(_class_counts(context))
         candidates, patches, channels = self._searched(context, most)
         held = memory_bytes(candidates, patches, channels)
-        return held + (self._scoring(context, candidates, patches, channels) if candidates < most else 0)
+        each = candidates < most or self.options.level == "patch"
+        return held + (self._scoring(context, candidates, patches, channels) if each else 0)
 
     def scorer_bytes(self, context: StageContext) -> int:
         """The patch vectors of the largest class's candidates, and what it takes to score images against them."""
@@ -142,7 +144,9 @@ class Memory(Stage):
 
     def _scoring(self, context: StageContext, candidates: int, patches: int, channels: int) -> int:
         at_once = context.runtime.threads if context.runtime.device.type == "cpu" else 1
-        return scoring_bytes(candidates, patches, copied_bytes(channels, _is_coarse(context)), at_once)
+        pooled = self.options.level == "patch"
+        copied = channels * torch.float32.itemsize if pooled else copied_bytes(channels, _is_coarse(context))
+        return scoring_bytes(candidates, patches, copied, at_once)
 
     def patch_vectors(self, context: StageContext, samples: Sequence[Sample]) -> tuple[Tensor, tuple[int, int]]:
         """Unit vectors of all patches [n, H*W, C] float32 and the grid (H, W).

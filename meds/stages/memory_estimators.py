@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -67,15 +66,13 @@ def bootstrap_scores(distances: Tensor, banks: Tensor, own: int | None) -> Tenso
     `own` is the query image's column if it may not serve itself: the banks then number the columns
     that are left, so that each is a uniform subset of the other images and the mean tends to `exact`.
     """
-    columns = banks.to(distances.device)
-    if own is not None:
-        columns = columns + (columns >= own)
+    columns = passing_over(banks, own).to(distances.device)
     total = torch.zeros(len(distances), dtype=torch.float64, device=distances.device)
     for bank in columns:
         total += distances[:, bank].amin(dim=1)
     return (total / len(columns)).float()
 
 
-def without(items: Sequence[int], item: int | None) -> list[int]:
-    """The items but one."""
-    return [value for value in items if value != item]
+def passing_over(banks: Tensor, image: int | None, patches: int = 1) -> Tensor:
+    """Banks that number what is left of a pool without the `patches` of an image, numbered as in the whole pool."""
+    return banks if image is None else banks + patches * (banks >= image * patches)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -223,11 +224,36 @@ def copied_bytes(channels: int, coarse: bool) -> int:
     return _width(channels) * torch.bfloat16.itemsize if coarse else 0
 
 
-def best_patches(query: Tensor, pool: Tensor, count: int) -> Tensor:
-    """The `count` largest cosines of each query patch with a pool of patches: [Q, C], [N, C] -> [Q, count] float32."""
-    import faiss
+class PatchPool:
+    """The patches of candidate images in one pool, whichever image they are of: exact search by cosine.
 
-    index = faiss.IndexFlatIP(pool.shape[1])
-    index.add(pool.cpu().numpy())
-    cosines, _ = index.search(query.cpu().numpy(), count)
-    return torch.from_numpy(cosines).to(query.device)
+    Args:
+        vectors: unit vectors float32 [n, P, C].
+    """
+
+    def __init__(self, vectors: Tensor) -> None:
+        self._vectors = vectors
+
+    @cached_property
+    def _index(self) -> Any:
+        import faiss
+
+        index = faiss.IndexFlatIP(self._vectors.shape[2])
+        index.add(self._vectors.flatten(0, 1).cpu().numpy())
+        return index
+
+    def prepare(self) -> None:
+        """Make the index, a copy of all vectors, before threads ask for it side by side."""
+        _ = self._index
+
+    def best(self, query: Tensor, count: int, excluded: int | None = None) -> Tensor:
+        """The `count` largest cosines, descending, of each patch: [Q, C] -> [Q, count] float32.
+
+        The patches of the image `excluded` are passed over.
+        """
+        patches = self._vectors.shape[1]
+        wanted = count + (0 if excluded is None else patches)
+        cosines, rows = self._index.search(query.cpu().numpy(), min(wanted, self._index.ntotal))
+        if excluded is not None:
+            cosines[rows // patches == excluded] = -np.inf
+        return torch.from_numpy(cosines).topk(count, dim=1).values.to(query.device)
