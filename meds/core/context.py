@@ -12,6 +12,7 @@ from meds.core.feature_cache import FeatureCache
 from meds.core.images import resize_and_crop
 from meds.core.partitions import partitions_of
 from meds.core.pipeline import Pipeline
+from meds.core.selection import SelectionRule
 from meds.core.stage import Reporter, Scorer, SilentReporter, StageContext
 from meds.core.store import Artifact, ArtifactWriter, NoOutput
 
@@ -42,13 +43,13 @@ def stage_context(
     def selection_rule(block: Mapping[str, Any]) -> Any:
         registration = pipeline.registry.get("selection rule", str(block["type"]))
         options = {key: value for key, value in block.items() if key != "type"}
-        return registration.load()(registration.plugin.options.model_validate(options))
+        return registration.load(SelectionRule)(registration.plugin.options.model_validate(options))
 
     def read_mask(sample: Sample) -> Any:
-        return pipeline.dataset.read_mask(sample.record)
+        return pipeline.dataset.mask(sample.record)
 
     def read_image(sample: Sample) -> Any:
-        return resize_and_crop(pipeline.dataset.read_image(sample.record), pipeline.backbone.preprocessing)
+        return resize_and_crop(pipeline.dataset.image(sample.record), pipeline.backbone.preprocessing)
 
     return StageContext(
         name=name,

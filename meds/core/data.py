@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from meds.core import files
 from meds.core.contamination import NoiseProtocol, without_noise
-from meds.core.dataset import Dataset, Record
+from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, Record, Split
 from meds.core.errors import DataError
 
 if TYPE_CHECKING:
@@ -135,10 +135,10 @@ def _row(sample: Sample, split: str) -> dict[str, str]:
 def scan(dataset: Dataset[Any], protocol: NoiseProtocol | None, reporter: Reporter | None = None) -> RunData:
     """List, hash and check a dataset's images, then apply the noise protocol; `reporter` shows how far it is.
 
-    Raises DataError for an unreadable image (unless the dataset is told to skip them), a mask of
-    another size than its image, or a class with fewer than two training images.
+    Raises DataError for an unreadable image (unless the dataset is told to skip them), a mask of another size than its
+    image, a class with fewer than two training images, a record that is none, or a path that stands for two images.
     """
-    records = dataset.records()
+    records = _checked(dataset.records())
     digests: dict[str, tuple[str, str]] = {}
     unreadable: list[str] = []
     kept: list[Record] = []
@@ -149,7 +149,10 @@ def scan(dataset: Dataset[Any], protocol: NoiseProtocol | None, reporter: Report
                 unreadable.append(record.path)
             else:
                 _check_mask(dataset, record)
-                digests[record.path] = (digest, dataset.mask_digest(record))
+                known, of_mask = digests.get(record.path, (digest, ""))
+                if known != digest:
+                    raise DataError(f"{record.path}: the dataset gives two images under this path; it must name one.")
+                digests[record.path] = (digest, dataset.mask_digest(record) or of_mask)
                 kept.append(record)
             if bar is not None:
                 bar.advance()
@@ -169,6 +172,20 @@ def scan(dataset: Dataset[Any], protocol: NoiseProtocol | None, reporter: Report
     train = tuple(map(sample, result.train, result.injected))
     test = tuple(map(sample, result.test))
     return RunData(names, train, test, with_shared(result.report.as_dict(), train, test), tuple(unreadable))
+
+
+def _checked(records: Sequence[Record]) -> Sequence[Record]:
+    """The records, once it is sure that they are some, and that split and label are what they may be."""
+    if not records:
+        raise DataError("The dataset lists no images; check the options of `dataset`.")
+    for record in records:
+        if record.split not in get_args(Split):
+            raise DataError(f"{record.path}: the dataset puts it into the split {record.split!r}: 'train' or 'test'.")
+        if record.label not in (None, NORMAL, ANOMALOUS):
+            raise DataError(
+                f"{record.path}: the dataset labels it {record.label!r}: 0 (normal), 1 (defective) or None (unknown)."
+            )
+    return records
 
 
 def _digest(dataset: Dataset[Any], record: Record) -> str | None:

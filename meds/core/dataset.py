@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from meds.core import images
+from meds.core.errors import PluginError
 from meds.core.files import sha256
 from meds.core.registry import Options
 
@@ -85,6 +86,20 @@ class Dataset(ABC, Generic[OptionsT]):
         """
         return images.read_rgb(path, self.bits)
 
+    def image(self, record: Record) -> npt.NDArray[np.uint8]:
+        """What `read_image` gives, once it is sure that it is an image; PluginError if it is none."""
+        image = self.read_image(record)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise PluginError(_wrong("image", record, "RGB uint8 [H, W, 3]", image))
+        return image
+
+    def mask(self, record: Record) -> npt.NDArray[np.bool_] | None:
+        """What `read_mask` gives, once it is sure that it is a mask; PluginError if it is none."""
+        mask = self.read_mask(record)
+        if mask is not None and (mask.dtype != np.bool_ or mask.ndim != 2):
+            raise PluginError(_wrong("mask", record, "bool [H, W]", mask))
+        return mask
+
     @property
     def bits(self) -> int:
         """How many bits of a grey image of 16 bits are used, 8 to 16."""
@@ -122,3 +137,7 @@ class Dataset(ABC, Generic[OptionsT]):
             return images.pixel_digest(self.read_image(record))
         digest = images.file_digest(Path(record.path))
         return digest if self.bits == images.FULL_BITS else sha256(f"{digest} {self.bits} bits".encode())
+
+
+def _wrong(what: str, record: Record, wanted: str, found: npt.NDArray[np.generic]) -> str:
+    return f"{record.path}: the dataset gives its {what} as {found.dtype} {list(found.shape)}, and must give {wanted}."

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from meds.core.seeds import undisturbed_randomness
+
 
 class RunLogger(ABC):  # noqa: B024 - every hook is optional
     """Base class of run loggers; override what is of interest.
@@ -87,12 +89,15 @@ class Events:
             stage = (str(facts.pop("stage", "")),)
         elif event not in self.RUN_HOOKS:
             return
-        for logger in list(self.loggers):
-            try:
-                # Each has its own copy: what one does to it is no business of the others or of the run.
-                getattr(logger, event)(self.run, *stage, copy.deepcopy(facts))
-            except (Exception, SystemExit) as error:
-                self._leave_out(logger, error)
+        if not self.loggers:
+            return
+        with undisturbed_randomness():
+            for logger in list(self.loggers):
+                try:
+                    # Each has its own copy: what one does to it is no business of the others or of the run.
+                    getattr(logger, event)(self.run, *stage, copy.deepcopy(facts))
+                except (Exception, SystemExit) as error:
+                    self._leave_out(logger, error)
 
     def _leave_out(self, logger: RunLogger, error: BaseException) -> None:
         self.loggers.remove(logger)

@@ -14,6 +14,7 @@ from torch import Tensor
 from meds.core.backbone import Backbone, Preprocessing, normalise
 from meds.core.data import Sample
 from meds.core.dataset import Dataset
+from meds.core.errors import PluginError
 from meds.core.feature_cache import SHARD_IMAGES, FeatureCache, bytes_per_image
 from meds.core.images import resize_and_crop
 from meds.core.runtime import Runtime
@@ -65,7 +66,7 @@ def extract_features(
 
 def load_image(dataset: Dataset[Any], sample: Sample, backbone: Backbone) -> Tensor:
     """One image as the encoder takes it, float32 [3, S, S]; DataError if it cannot be read."""
-    return encoder_input(dataset.read_image(sample.record), backbone.preprocessing)
+    return encoder_input(dataset.image(sample.record), backbone.preprocessing)
 
 
 def encoder_input(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> Tensor:
@@ -74,7 +75,19 @@ def encoder_input(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) ->
 
 
 def encode(backbone: Backbone, images: Tensor, layers: Sequence[str], runtime: Runtime) -> list[Tensor]:
-    """Feature maps of a batch, float32 on the CPU, one [B, C, H, W] for each layer."""
+    """Feature maps of a batch, float32 on the CPU, one [B, C, H, W] for each layer.
+
+    Raises:
+        PluginError: the encoder gives other maps than its layers say.
+    """
     with torch.inference_mode(), runtime.autocast():
         maps = backbone.features(runtime.put(images), layers)
+    found = [list(values.shape) for values in maps]
+    told = [backbone.layer(name) for name in layers]
+    wanted = [[len(images), layer.channels, layer.height, layer.width] for layer in told]
+    if found != wanted:
+        raise PluginError(
+            f"The backbone '{backbone.name}' gives maps of shapes {found} for the layers {', '.join(layers)}, and says "
+            f"{wanted} with `layers`."
+        )
     return [m.float().cpu() for m in maps]

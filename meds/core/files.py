@@ -48,6 +48,14 @@ def full_disk_is_a_user_error(path: Path) -> Iterator[None]:
         raise
 
 
+def digest_of(path: Path) -> str | None:
+    """sha256 (hex) of a file, or over the names and contents of all files in a folder; None where nothing is."""
+    if path.is_dir():
+        inside = sorted(inner for inner in path.rglob("*") if inner.is_file())
+        return fingerprint([[inner.relative_to(path).as_posix(), sha256_file(inner)] for inner in inside])
+    return sha256_file(path) if path.is_file() else None
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write to a temporary name, fsync, rename. Readers see the old file or the new one, never half."""
     with full_disk_is_a_user_error(path):

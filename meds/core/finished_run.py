@@ -15,8 +15,10 @@ from meds.core.plan import file_digests
 from meds.core.registry import Registry, registry
 from meds.core.run_directory import METRICS, POINTER, RunDirectory, read_json, read_table
 from meds.core.run_notes import remember_opened
+from meds.core.run_state import foreign_plugins
 from meds.core.runtime import Precision
-from meds.core.spec import Block, Spec, load_spec
+from meds.core.spec import Block, Spec, resolve_spec
+from meds.core.spec_source import read_spec
 from meds.core.stage import Scorer, Stage, StageContext
 from meds.core.store import Artifact
 
@@ -44,8 +46,10 @@ class FinishedRun:
 
     @cached_property
     def spec(self) -> Spec:
-        """The resolved spec."""
-        return load_spec(self.path / "spec.yaml", self._registry)
+        """The resolved spec without its loggers, which need not be installed where a finished run is opened."""
+        source = read_spec(self.path / "spec.yaml")
+        source.data.pop("loggers", None)
+        return resolve_spec(source, self._registry)
 
     @cached_property
     def data(self) -> RunData:
@@ -132,12 +136,25 @@ class FinishedRun:
         It scores with what the evaluation scored with, whatever has been computed since, so that the thresholds fit.
 
         Raises:
-            UserError: the artifact is gone or damaged, or the encoder's file is another one now.
+            UserError: the artifact is gone or damaged, or the encoder's file or the code of a plugin of another package
+                is another one now.
         """
+        self._check_plugins()
+        self._check_encoder()
         block = self.scoring_block
         stage, inputs = self._stage(block), self.evaluation.manifest["inputs"]
-        self._check_encoder()
         return stage.scorer(self.context(block.name), self._opened(inputs[stage.produces]))
+
+    def _check_plugins(self) -> None:
+        """UserError if the code of a plugin of another package is not what the run was made with."""
+        now = foreign_plugins(self.spec)
+        for name, identity in self.state.get("plugins", {}).items():
+            if name in now and now[name] != identity:
+                package, then = identity[1], identity[2]
+                raise UserError(
+                    f"The {name} of the package {package} has changed since the run {self.path} was made with version "
+                    f"{then} of it (installed: {now[name][2]}); install what it was made with, or run the spec again."
+                )
 
     def _check_encoder(self) -> None:
         """UserError if a file that the encoder is made from holds something else than when the run was made."""

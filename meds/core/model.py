@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from functools import cache
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
 from meds.core.backbone import Backbone, Layer
+from meds.core.errors import PluginError
 from meds.core.registry import Options
 
 ImageScore = Literal["max", "top", "pooled-max", "patch-max", "own"]
@@ -42,6 +44,30 @@ class EvaluationDefaults:
     pool_window: int = 16
     mask_rule: Literal["half", "any"] = "half"
     mask_resize: Literal["bilinear", "nearest"] = "bilinear"
+
+    def __post_init__(self) -> None:
+        """PluginError for a value that is none of those named above."""
+        for name, allowed in _choices().items():
+            if getattr(self, name) not in allowed:
+                raise PluginError(
+                    f"EvaluationDefaults: {name} cannot be {getattr(self, name)!r}: it is one of {', '.join(allowed)}."
+                )
+        good = {
+            "map_size": self.map_size >= 1,
+            "resize": self.resize is None or self.resize >= 1,
+            "sigma": self.sigma > 0,
+            "top_fraction": 0 < self.top_fraction <= 1,
+            "pool_window": self.pool_window >= 1,
+        }
+        for name in (name for name, is_good in good.items() if not is_good):
+            raise PluginError(f"EvaluationDefaults: {name} cannot be {getattr(self, name)!r}.")
+
+
+@cache
+def _choices() -> dict[str, tuple[str, ...]]:
+    """The values that stand open to choose from, by field."""
+    hints = get_type_hints(EvaluationDefaults)
+    return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
 
 
 @dataclass(frozen=True)

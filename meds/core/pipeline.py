@@ -8,6 +8,7 @@ from typing import Any
 
 from meds.core import files
 from meds.core.backbone import Backbone
+from meds.core.contamination import NoiseProtocol
 from meds.core.data import RunData, scan
 from meds.core.dataset import Dataset
 from meds.core.decision_table import read_decisions
@@ -61,7 +62,8 @@ class Pipeline:
         if self._data is not None:
             return self._data
         noise, decisions = self.spec.noise, self.spec.decisions
-        data = scan(self.dataset, None if noise is None else noise.registration.load()(noise.options), self._reporter)
+        protocol = None if noise is None else noise.registration.load(NoiseProtocol)(noise.options)
+        data = scan(self.dataset, protocol, self._reporter)
         if decisions is None:
             return data
         return apply_decisions(data, standing(read_decisions(decisions.file)), decisions.defects_to_test)
@@ -71,10 +73,16 @@ class Pipeline:
         """The frozen encoder."""
         registration = self.spec.backbone.registration
         backbone: Backbone = registration.load(Backbone)(self.spec.backbone.options)
-        if registration.package != OWN_DISTRIBUTION:
-            # Its weights do not tell how it computes, and its features outlive it in the cache.
-            backbone.fingerprint = files.fingerprint([backbone.fingerprint, registration.identity()])
         return backbone
+
+    @cached_property
+    def backbone_fingerprint(self) -> str:
+        """What tells this encoder from any other: its own fingerprint, and of another package's its code as well."""
+        registration, own = self.spec.backbone.registration, self.backbone.fingerprint
+        if registration.package == OWN_DISTRIBUTION:
+            return own
+        # Its weights do not tell how it computes, and its features outlive it in the cache.
+        return files.fingerprint([own, registration.identity()])
 
     @cached_property
     def student_class(self) -> type[Model]:
@@ -91,7 +99,13 @@ class Pipeline:
     def stages(self) -> tuple[PlannedStage, ...]:
         """The planned stages."""
         return plan_stages(
-            self.spec, self.registry, self.data, self.backbone, self.student_class, self.runtime.precision
+            self.spec,
+            self.registry,
+            self.data,
+            self.backbone,
+            self.backbone_fingerprint,
+            self.student_class,
+            self.runtime.precision,
         )
 
     @cached_property
@@ -102,7 +116,7 @@ class Pipeline:
     @cached_property
     def features(self) -> FeatureCache:
         """The feature cache of this backbone at this precision."""
-        name = f"{self.backbone.fingerprint}-{self.runtime.precision}"
+        name = f"{self.backbone_fingerprint}-{self.runtime.precision}"
         return FeatureCache(self.home, name, cache_limit_bytes())
 
     def feature_bytes(self) -> int:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from meds.core import files
 from meds.core.backbone import Backbone
 from meds.core.data import RunData
-from meds.core.errors import SpecError, UserError
+from meds.core.errors import PluginError, SpecError, UserError
 from meds.core.model import Model
 from meds.core.registry import Options, Registry, nested_plugins
 from meds.core.spec import Block, Spec
@@ -39,7 +41,13 @@ class PlannedStage:
 
 
 def plan_stages(
-    spec: Spec, registry: Registry, data: RunData, backbone: Backbone, model: type[Model], precision: str
+    spec: Spec,
+    registry: Registry,
+    data: RunData,
+    backbone: Backbone,
+    backbone_fingerprint: str,
+    model: type[Model],
+    precision: str,
 ) -> tuple[PlannedStage, ...]:
     """Wire the stages and give each artifact its name.
 
@@ -48,17 +56,19 @@ def plan_stages(
     planned: list[PlannedStage] = []
     for block in spec.stages:
         stage: Stage = block.registration.load(Stage)(block.options)
+        if not isinstance(getattr(stage, "produces", None), str):
+            raise PluginError(f"The stage `{block.name}` does not say with `produces` what kind of result it makes.")
         stage.check_model(spec.student.type, model, backbone)
         inputs = _wire(block, stage, planned)
         fingerprint = files.fingerprint(
             {
                 "stage": _identity(block, registry),
-                "options": _values(block.options),
+                "options": _values(block.options, registry),
                 "inputs": {kind: planned[position].fingerprint for kind, position in inputs.items()},
                 "confirmed": data.confirmed_fingerprint if stage.sees_confirmations() else None,
                 "data": data.fingerprint if stage.sees_test_images() else data.training_fingerprint,
-                "backbone": backbone.fingerprint,
-                "student": _student(spec) if stage.student_matters(backbone) else None,
+                "backbone": backbone_fingerprint,
+                "student": _student(spec, registry) if stage.student_matters(backbone) else None,
                 "classes": CLASSES[spec.classes],
                 "seed": spec.seed,
                 "precision": precision,
@@ -90,7 +100,13 @@ def span(planned: Sequence[PlannedStage], first: str | None, last: str | None) -
 
 def _wire(block: Block, stage: Stage, earlier: Sequence[PlannedStage]) -> dict[str, int]:
     inputs: dict[str, int] = {}
-    for kinds in stage.consumes():
+    needs: tuple[Any, ...] = stage.consumes()
+    for kinds in needs:
+        if isinstance(kinds, str):
+            raise PluginError(
+                f"The stage `{block.name}` says with `consumes` that it needs {kinds!r}: for each input it must be a "
+                f"tuple of kinds, as in (({kinds!r},),)."
+            )
         found = _nearest(kinds, earlier)
         if not found:
             wanted = " or ".join(f"'{kind}'" for kind in kinds)
@@ -123,16 +139,39 @@ def _identity(block: Block, registry: Registry) -> list[Any]:
     return found
 
 
-def _student(spec: Spec) -> list[Any]:
-    return [spec.student.registration.identity(), _values(spec.student.options)]
+def _student(spec: Spec, registry: Registry) -> list[Any]:
+    return [spec.student.registration.identity(), _values(spec.student.options, registry)]
 
 
 def file_digests(options: Options) -> dict[str, str]:
-    """sha256 of each file that an option names, by the option's name."""
-    paths = {name: value.expanduser() for name, value in options if isinstance(value, Path)}
-    return {name: files.sha256_file(path) for name, path in paths.items() if path.is_file()}
+    """sha256 of each file or folder that an option names, by the option's name; `rules.0.file` for one further inside.
+
+    Paths where nothing is have none.
+    """
+    found = {name: files.digest_of(path.expanduser()) for name, path in _paths(options, ())}
+    return {name: digest for name, digest in found.items() if digest is not None}
 
 
-def _values(options: Options) -> dict[str, Any]:
+def _paths(value: Any, name: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
+    """All paths in a value, with their names."""
+    if isinstance(value, Path):
+        yield ".".join(name), value
+    elif isinstance(value, BaseModel):
+        for key, inner in value:
+            yield from _paths(inner, (*name, key))
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _paths(inner, (*name, str(key)))
+    elif isinstance(value, (list, tuple)):
+        for number, inner in enumerate(value):
+            yield from _paths(inner, (*name, str(number)))
+
+
+def _values(options: Options, registry: Registry) -> dict[str, Any]:
     """An options model as plain data, with a file's content in place of its path."""
-    return {**options.model_dump(mode="json"), **file_digests(options)}
+    values = {**options.model_dump(mode="json"), **file_digests(options)}
+    for name, kind in nested_plugins(type(options)).items():
+        block = dict(getattr(options, name))
+        inner = registry.get(kind, block.pop("type")).plugin.options.model_validate(block)
+        values |= {f"{name}.{key}": digest for key, digest in file_digests(inner).items()}
+    return values

@@ -7,8 +7,10 @@ from typing import Any
 
 from meds.core.pipeline import Pipeline
 from meds.core.plan import PlannedStage, file_digests
+from meds.core.registry import OWN_DISTRIBUTION
 from meds.core.run_directory import RunDirectory, library_versions
 from meds.core.run_notes import remember_instead
+from meds.core.spec import Spec
 from meds.core.store import Artifact
 
 
@@ -30,6 +32,7 @@ class RunState:
             "home": str(pipeline.home),
             "feature_cache": pipeline.features.folder.name,
             "encoder_files": file_digests(pipeline.spec.backbone.options),
+            "plugins": foreign_plugins(pipeline.spec),
         }
         remember_instead(pipeline.home, directory.path, self.data)
 
@@ -62,6 +65,19 @@ class RunState:
             return []
         next_one = [row for row in self.data["stages"] if row["status"] == "waiting"][:1]
         return [row["name"] for row in failed or next_one]
+
+
+def foreign_plugins(spec: Spec) -> dict[str, list[str]]:
+    """What tells the code of encoder, student and stages of other packages, by kind and name: versions and source.
+
+    Of meds itself, any version opens a run that it understands.
+    """
+    blocks = [("backbone", spec.backbone), ("student", spec.student), *(("stage", block) for block in spec.stages)]
+    return {
+        f"{kind} '{block.type}'": block.registration.identity()
+        for kind, block in blocks
+        if block.registration.package != OWN_DISTRIBUTION
+    }
 
 
 def _waiting(planned: PlannedStage) -> dict[str, Any]:

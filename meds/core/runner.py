@@ -10,8 +10,8 @@ from typing import Any
 
 from meds.core import files
 from meds.core.context import stage_context
-from meds.core.errors import ArtifactError, UserError
-from meds.core.events import Events
+from meds.core.errors import ArtifactError, MedsError, PluginError, UserError
+from meds.core.events import Events, RunLogger
 from meds.core.extract import extract_features
 from meds.core.in_use import in_use
 from meds.core.pipeline import Pipeline
@@ -19,6 +19,7 @@ from meds.core.plan import PlannedStage, span
 from meds.core.run_directory import LOCK, POINTER, RunDirectory
 from meds.core.run_state import RunState, manifest_of
 from meds.core.runtime import CostMeter
+from meds.core.spec import Block
 from meds.core.stage import Reporter, Scorer, StageContext
 from meds.core.store import Artifact, ArtifactWriter, NoOutput, locked
 
@@ -196,8 +197,8 @@ class Runner:
                 return planned.stage.scorer(context, artifact)
         raise ArtifactError(f"No stage of this run made the artifact {artifact.fingerprint}.")
 
-    def _loggers(self) -> list[Any]:
-        return [block.registration.load()(block.options) for block in self.pipeline.spec.loggers]
+    def _loggers(self) -> list[RunLogger]:
+        return [_logger(block) for block in self.pipeline.spec.loggers]
 
     def _extract(self) -> None:
         """Fill the feature cache before the first stage that is computed; a finished run needs no features."""
@@ -234,3 +235,15 @@ class Runner:
     def _failed(self, error: BaseException) -> None:
         for name in self.state.fail(f"{type(error).__name__}: {error}"):
             self.events.emit("stage_failed", stage=name, error=f"{type(error).__name__}: {error}")
+
+
+def _logger(block: Block) -> RunLogger:
+    """The logger of a block; PluginError if it cannot be made."""
+    kind = block.registration.load(RunLogger)
+    try:
+        logger: RunLogger = kind(block.options)
+    except MedsError:
+        raise
+    except Exception as error:
+        raise PluginError(f"The logger '{block.type}' cannot be made: {type(error).__name__}: {error}.") from error
+    return logger

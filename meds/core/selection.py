@@ -6,10 +6,14 @@ import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Literal
 
+from meds.core.errors import PluginError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 Rounding = Literal["ceil", "floor"]
+# Of float32, which scores have.
+_LARGEST = 3.4028234663852886e38
 
 
 class SelectionRule(ABC):
@@ -32,6 +36,25 @@ class SelectionRule(ABC):
         A class of which it keeps too few is refused before anything is trained.
         """
         return count
+
+
+def checked_threshold(rule: SelectionRule, scores: Tensor, factor: float) -> float:
+    """The rule's threshold as a finite number: of an infinite one the largest (or smallest) in its place.
+
+    Raises:
+        PluginError: it is no number.
+    """
+    found = rule.threshold(scores, factor)
+    try:
+        threshold = float(found)
+    except (TypeError, ValueError):
+        threshold = math.nan
+    if math.isnan(threshold):
+        raise PluginError(
+            f"The selection rule {type(rule).__name__} gave {found!r} as the threshold of {len(scores)} scores; it "
+            "must be a number."
+        )
+    return min(max(threshold, -_LARGEST), _LARGEST)
 
 
 def robust_maximum(maps: Tensor, percent: float = 1.0, rounding: Rounding = "ceil") -> Tensor:

@@ -181,11 +181,18 @@ class StageContext:
         return self.runtime.put(torch.tensor(indices if self.own is None else [self.own.index(i) for i in indices]))
 
     def input(self, *kinds: str) -> Artifact:
-        """The artifact of one of these kinds; UserError if no earlier stage made one."""
+        """The artifact of one of these kinds, which the stage's `consumes` or `may_consume` must name.
+
+        Raises:
+            UserError: no earlier stage made one, or none is named there.
+        """
         for kind in kinds:
             if kind in self.inputs:
                 return self.inputs[kind]
-        raise UserError(f"The stage `{self.name}` needs a result of kind {' or '.join(kinds)} from an earlier stage.")
+        raise UserError(
+            f"The stage `{self.name}` needs a result of kind {' or '.join(kinds)} from an earlier stage, which its "
+            "`consumes` names."
+        )
 
 
 class Scorer(ABC):

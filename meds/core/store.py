@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from meds.core import files
-from meds.core.errors import ArtifactError, UserError
+from meds.core.errors import ArtifactError, PluginError, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +75,13 @@ class ArtifactWriter:
         self._write(f"{name}.safetensors", tensor_bytes(tensors))
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write `<name>.json`; NaN is refused."""
+        """Write `<name>.json`; NaN is refused.
+
+        Raises:
+            PluginError: the name is that of what every artifact says of itself.
+        """
+        if f"{name}.json" == MANIFEST:
+            raise PluginError(f"'{name}' is the name of the artifact's own description: write under another one.")
         self._write(f"{name}.json", json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
 
     def _write(self, name: str, data: bytes) -> None:

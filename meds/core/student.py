@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from meds.core.backbone import Layer
+from meds.core.errors import PluginError
 from meds.core.model import EvaluationDefaults as EvaluationDefaults
 from meds.core.model import Model
 from meds.core.scoring import Distance, patch_distance
@@ -43,6 +44,13 @@ class TrainingDefaults:
     epochs: int | None = None
     clip_norm: float | None = None
     drop_last: bool = False
+
+    def __post_init__(self) -> None:
+        """PluginError unless exactly one of `iterations` and `epochs` is set, and there is a batch."""
+        if (self.iterations is None) == (self.epochs is None):
+            raise PluginError("TrainingDefaults: set exactly one of iterations and epochs.")
+        if self.batch_size < 1:
+            raise PluginError(f"TrainingDefaults: batch_size cannot be {self.batch_size!r}.")
 
 
 class Student(nn.Module, Model):

@@ -19,7 +19,7 @@ from meds.core.model import Model
 from meds.core.partitions import StudentScorer, load_student, refuse_detector, student_file, student_scorer
 from meds.core.scoring import Distance
 from meds.core.seeds import derive_seed
-from meds.core.selection import SelectionRule, robust_maximum
+from meds.core.selection import SelectionRule, checked_threshold, robust_maximum
 from meds.core.stage import Partition, Stage, StageContext
 from meds.core.store import Artifact
 from meds.core.student import Progress, Student
@@ -175,7 +175,7 @@ class SelfSelection:
         for index in self.partition.class_indices:
             members = torch.tensor([s.class_index == index for s in self.samples])
             factor = self.options.critical_value * time
-            threshold = self.rule.threshold(scores[members], factor)
+            threshold = checked_threshold(self.rule, scores[members], factor)
             selected |= members & ((scores < threshold) | self.confirmed)
             facts = {"threshold": threshold, "alpha": alpha, "k": factor, "scored": int(scored)}
             self._note(epoch, progress, index, members, selected, facts)
