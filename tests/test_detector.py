@@ -32,8 +32,6 @@ class NearestOptions(Options):
 class Nearest(Detector):
     """Distance to the nearest mean feature of a training image."""
 
-    options_model = NearestOptions
-
     @classmethod
     def layers_needed(cls, options: Any, backbone: Any) -> tuple[str, ...]:
         return (backbone.layers[0].name,)

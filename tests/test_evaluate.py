@@ -133,6 +133,12 @@ def test_masks_of_defects_without_a_defect_are_said(tmp_path: Path) -> None:
     assert said[1].endswith("the first is b.")
     say_unmasked(context, "x", samples)
     assert len(said) == 2
+    masks["b"] = np.zeros((64, 64), bool)
+    masks["b"][3, 3] = True
+    stage._pixel_figures(context, samples[1:2] + samples[3:], torch.rand(2, 8, 8), how)
+    assert said.pop().startswith("Of 1 of the 1 masks of defects nothing is left once they are resized and cut as the")
+    stage._pixel_figures(context, samples[1:2] + samples[3:], torch.rand(2, 8, 8), replace(how, mask_rule="any"))
+    assert len(said) == 2
     samples.append(Sample(Record("lost.png", "x", "test", 1, "hole"), "lost", 0))
     say_unmasked(context, "x", samples)
     assert said[2].startswith("1 of the 4 defective test images of the class 'x' have no mask, and pixel figures are")

@@ -31,10 +31,12 @@ def random_vectors(images: int, patches: int = 5, channels: int = 4, seed: int =
     return F.normalize(torch.randn(images, patches, channels, generator=torch.Generator().manual_seed(seed)), dim=2)
 
 
-def make_memory(vectors: Tensor, coarse: bool = False, seed: int = 3, **options: Any) -> ClassMemory:
+def make_memory(
+    vectors: Tensor, coarse: bool = False, seed: int = 3, contents: str | None = None, **options: Any
+) -> ClassMemory:
     given = MemoryOptions(**options)
     candidates = draw_candidates(given, len(vectors), seed)
-    return ClassMemory(given, vectors[candidates], (1, vectors.shape[1]), seed, coarse, candidates)
+    return ClassMemory(given, vectors[candidates], (1, vectors.shape[1]), seed, coarse, candidates, contents)
 
 
 def distances(query: Tensor, patches: Tensor, distance: str = "cosine") -> np.ndarray[Any, Any]:
@@ -78,6 +80,36 @@ def test_an_image_may_be_its_own_neighbour_if_it_is_told_so(ratio: float, size: 
     columns = image_distances(vectors[2], vectors)
     np.testing.assert_allclose(columns[:, 2], 0, atol=1e-6)
     np.testing.assert_allclose(scores[0], mean_over(combinations(range(6), size), columns), atol=1e-6)
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+@pytest.mark.parametrize("options", [{}, {"estimator": "bootstrap", "banks": 11}, {"level": "patch"}])
+def test_copies_of_an_image_serve_it_no_more_than_it_itself(options: dict[str, Any], coarse: bool) -> None:
+    vectors = random_vectors(9, channels=16)
+    vectors[[4, 7]] = vectors[2].clone()
+    memory = make_memory(vectors, coarse, contents="abcdcefcg", ratio=0.3, **options)
+    found = dict(memory.score_all(Runtime(threads=1).side_by_side))
+    torch.testing.assert_close(found[2], found[4], rtol=0, atol=1e-6)
+    torch.testing.assert_close(found[2], found[7], rtol=0, atol=1e-6)
+    others = [0, 1, 3, 5, 6, 8]
+    if options.get("level") == "patch":
+        weights = estimators.order_weights(30, 9).numpy()
+        wanted = np.sort(distances(vectors[2], vectors[others].flatten(0, 1)), axis=1)[:, : len(weights)] @ weights
+    else:
+        columns = image_distances(vectors[2], vectors)
+        drawn = estimators.draw_banks(6, 3, 11, False, 3).tolist()
+        banks = [[others[i] for i in bank] for bank in drawn] if options else combinations(others, 3)
+        wanted = mean_over(banks, columns)
+    np.testing.assert_allclose(found[2][0], wanted, atol=1e-5 if coarse else 1e-6)
+    # An image that is nobody's copy has all others.
+    alone = make_memory(vectors, coarse, ratio=0.3, **options).score(vectors[0], 0)
+    torch.testing.assert_close(found[0], alone, rtol=0, atol=1e-6)
+
+
+def test_where_all_images_are_copies_each_has_the_others() -> None:
+    vectors = random_vectors(1).repeat(3, 1, 1)
+    memory = make_memory(vectors, contents="aaa", ratio=0.5)
+    np.testing.assert_allclose(memory.score(vectors[1], 1), 0, atol=1e-6)
 
 
 @pytest.mark.parametrize("replacement", [False, True])

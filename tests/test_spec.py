@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import create_model
 
 from meds.core.errors import SpecError
-from meds.core.registry import registry
+from meds.core.hookspecs import hookimpl
+from meds.core.registry import Options, Plugin, load_registry, registry
 from meds.core.schema import spec_schema
 from meds.core.spec import Spec, load_spec, resolve_spec
 from meds.core.spec_source import parse_spec
@@ -80,6 +82,7 @@ MISTAKES = {
         "{type: memory, name: ../x}",
         ["spec.yaml:7: `stages.0.name`:", "'../x'"],
     ),
+    "stage name of old reports": ("{type: memory}", "{type: memory, name: earlier}", ["is not 'earlier', where old"]),
     "two stages of one name": ("{type: evaluate}", "{type: memory}", ["spec.yaml:6: two stages are called `memory`"]),
 }
 
@@ -110,6 +113,15 @@ def test_several_mistakes_are_all_reported() -> None:
 def test_spec_that_is_no_mapping(text: str) -> None:
     with pytest.raises(SpecError, match=r"spec\.yaml: a spec is a mapping"):
         spec_of(text)
+
+
+def test_an_unknown_key_is_named_within_its_block_whatever_the_file_is_called() -> None:
+    source = parse_spec(GOOD.replace("type: rd", "type: rd\n  blokcs: 3"), "o';s.yaml")
+    sentence = r"^o';s\.yaml:\d+: unknown key 'blokcs' in `student`; did you mean 'blocks'\?$"
+    with pytest.raises(SpecError, match=sentence):
+        SpecError, match=r"^o';s\.yaml:\d+: unknown key 'blokcs' in `student`; did you mean 'blocks'\?$"
+    ):
+        resolve_spec(source, registry())
 
 
 def test_spec_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
@@ -259,3 +271,22 @@ def test_schema_holds_every_plugin_and_key() -> None:
         assert f"const: {registration.plugin.name}\n" in text
         for field in registration.plugin.options.model_fields:
             assert f"{field}:\n" in text
+
+
+def test_models_of_one_name_inside_two_plugins_stay_apart() -> None:
+    def options(name: str, field: str) -> type[Options]:
+        inner = create_model("Inner", __base__=Options, **{field: (int, 1)})  # type: ignore[call-overload]
+        return create_model(name, __base__=Options, inner=(inner, inner()))  # type: ignore[call-overload,no-any-return]
+
+    class Module:
+        @staticmethod
+        @hookimpl
+        def meds_loggers() -> list[Plugin]:
+            kinds = {"one": options("One", "first"), "two": options("Two", "second")}
+            return [Plugin(name, kind, "a:B", "A logger.") for name, kind in kinds.items()]
+
+    found = load_registry()
+    found.register_module(Module(), "others", "1.0")
+    definitions = spec_schema(found)["$defs"]
+    assert set(definitions["logger-one-Inner"]["properties"]) == {"first"}
+    assert set(definitions["logger-two-Inner"]["properties"]) == {"second"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -98,6 +99,24 @@ def test_artifact_round_trip(store: Store) -> None:
     assert not (store.work(FINGERPRINT) / "output").exists()
     store.discard(FINGERPRINT)
     assert not store.has(FINGERPRINT)
+
+
+def test_an_artifact_that_is_replaced_is_never_seen_half(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored(store)
+    seen = []
+    rmtree = shutil.rmtree
+
+    def watched(path: Path, **more: Any) -> None:
+        seen.append(store.open(FINGERPRINT).info)
+        rmtree(path, **more)
+
+    writer = ArtifactWriter(store.work(FINGERPRINT) / "output")
+    writer.write_json("rows", [])
+    writer.info["distance"] = "euclidean"
+    monkeypatch.setattr(shutil, "rmtree", watched)
+    writer.finish(store.path(FINGERPRINT), {"kind": "memory-scores", "fingerprint": FINGERPRINT})
+    assert [info["distance"] for info in seen] == ["cosine", "euclidean"]
+    assert not any(path.name.endswith("-replaces") for path in store.work(FINGERPRINT).iterdir())
 
 
 @pytest.mark.parametrize("name", ["scores.safetensors", "rows.json"])

@@ -350,7 +350,6 @@ def test_defaults_are_the_published_ones() -> None:
 def test_registration_and_options() -> None:
     (plugin,) = meds_students()
     assert (plugin.name, plugin.options) == ("rd", RDOptions)
-    assert ReverseDistillation.options_model is RDOptions
     with pytest.raises(ValidationError):
         RDOptions(blocks=(0, 4, 6))
     with pytest.raises(PluginError, match="no entry of an RD4AD"):

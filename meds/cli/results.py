@@ -28,7 +28,7 @@ def show_metrics(metrics: Mapping[str, Any]) -> None:
             console.print(f"The mean is without {', '.join(lacking)}: not both normal and defective images to test on.")
         unmasked = sorted(set(without_figure(classes, "pixel_auroc")) - set(lacking))
         if unmasked:
-            console.print(f"The mean of pixel figures is without {', '.join(unmasked)}: no masks of defects.")
+            console.print(f"The mean of pixel figures is without {', '.join(unmasked)}: no pixels of defects.")
     if metrics.get("calibration"):
         _show_thresholds(metrics["calibration"])
     ranking = metrics["ranking"]["classes"]

@@ -28,6 +28,12 @@ def random_projection(channels: int, width: int, generator: torch.Generator) -> 
     return (torch.rand(channels, width, generator=generator) * 2 - 1) * bound
 
 
+def coreset_size(ratio: float, count: int) -> int:
+    """floor(ratio * count), at least one: how many of `count` vectors a coreset keeps, if none repeats another."""
+    # A product that should be whole may fall just below it: 0.29 * 100 is 28.999999999999996.
+    return max(1, int(ratio * count + 1e-9))
+
+
 def greedy_coreset(
     features: Tensor,
     ratio: float,
@@ -70,8 +76,7 @@ def greedy_coreset(
     drawn = torch.randperm(len(points), generator=generator)[:starts].to(points.device)
     factors = None if weights is None else weights.to(points)
     selection = _Selection.begin(points, drawn, factors, weigh_start)
-    # A product that should be whole may fall just below it: 0.29 * 100 is 28.999999999999996.
-    count = max(1, int(ratio * len(points) + 1e-9))
+    count = coreset_size(ratio, len(points))
     picks: list[Tensor] = []
     missing = count
     while missing:

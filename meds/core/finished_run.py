@@ -115,6 +115,16 @@ class FinishedRun:
         stage = self.metrics.get("stage")
         return stage if stage in names else names[-1]  # the first runs do not tell
 
+    def calibration(self, class_name: str) -> dict[str, Any]:
+        """The thresholds of a class and how far they can be trusted; UserError of a run of the first versions."""
+        rows: dict[str, dict[str, Any]] = self.metrics.get("calibration", {})
+        if class_name not in rows:
+            raise UserError(
+                f"{self.path / 'metrics.json'} has no calibration of the class '{class_name}', as of an earlier "
+                f"version of meds; run its spec again: `meds run {self.path / 'spec.yaml'}`."
+            )
+        return rows[class_name]
+
     @cached_property
     def evaluation_settings(self) -> EvaluationDefaults:
         """How score maps become anomaly maps and image scores."""

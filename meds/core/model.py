@@ -6,13 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
 from meds.core.backbone import Backbone, Layer
 from meds.core.errors import PluginError
-from meds.core.registry import Options
 
 ImageScore = Literal["max", "top", "pooled-max", "patch-max", "own"]
 
@@ -88,7 +87,6 @@ class Model(ABC):
     The constructor gets the options, the teacher's layers in the order of `layers_needed`, and the class names.
     """
 
-    options_model: ClassVar[type[Options]] = Options
     options: Any
     layers: tuple[Layer, ...]
     class_names: tuple[str, ...]

@@ -134,7 +134,7 @@ def run_thresholds(run: FinishedRun) -> Thresholds:
     scores = {name: values.numpy() for name, values in run.evaluation.tensors("scores").items()}
     found = {}
     for name in run.data.class_names:
-        row, chosen = run.metrics["calibration"][name], calibration_images(run, name)
+        row, chosen = run.calibration(name), calibration_images(run, name)
         low, high = row["heatmap"]
         found[name] = ClassThreshold(
             image=row["threshold"],

@@ -217,12 +217,12 @@ def known_kind(text: str) -> str:
         raise PluginError(unknown_name("kind of plugin", text, kinds)) from None
 
 
-def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
-    """A sentence for an unknown name, with the nearest known one."""
+def unknown_name(what: str, name: str, known: Iterable[str], where: str = "") -> str:
+    """A sentence for an unknown name, with the nearest known one; `where` follows the name."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known) or 'none'}."
-    return f"unknown {what} '{name}'; {hint}"
+    return f"unknown {what} '{name}'{where}; {hint}"
 
 
 def _refuse_reserved(found: Iterable[Registration]) -> None:

@@ -17,6 +17,7 @@ from meds.core import files
 from meds.core.data import RunData, Sample
 from meds.core.errors import UserError
 from meds.core.in_use import is_locked
+from meds.core.spec import EARLIER
 from meds.core.store import Artifact
 from meds.core.suspicion import most_suspicious_first
 from meds.core.thresholds import lies_above
@@ -44,7 +45,6 @@ TABLES = {
 }
 METRICS = ("classes", "mean", "noise", "ranking")
 STATE = ("status", "name", "seed", "device", "precision", "stages", "versions", "home")
-EARLIER = "earlier"
 LOCK = ".lock"
 REPORTS = ("metrics.json", "predictions.csv", "ranking.csv", "selection.csv", "ranking.html", "report.html")
 _LIBRARIES = ("meds-ad", "torch", "timm", "numpy", "safetensors", "faiss-cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,20 @@ class Runner:
             return None
         try:
             artifact = store.open(planned.fingerprint)
+        except ArtifactError:
+            # Another run may be about to replace it.
+            with self._right_to_write(planned):
+                return self._whole(planned, position)
+        self.state.note(position, "done", artifact)
+        return artifact
+
+    def _whole(self, planned: PlannedStage, position: int) -> Artifact | None:
+        """As `_finished`, for who holds the right to write it: what is damaged is removed."""
+        store = self.pipeline.store
+        if not store.has(planned.fingerprint):
+            return None
+        try:
+            artifact = store.open(planned.fingerprint)
         except ArtifactError as error:
             self.reporter.say(f"{error} The stage `{planned.name}` is computed again.")
             self.events.emit("artifact_damaged", stage=planned.name, error=str(error))
@@ -140,12 +155,15 @@ class Runner:
         self.state.note(position, "done", artifact)
         return artifact
 
+    def _right_to_write(self, planned: PlannedStage) -> AbstractContextManager[None]:
+        waiting = f"Another run computes the stage `{planned.name}`; waiting until it has finished."
+        return self.pipeline.store.lock(planned.fingerprint, waiting, self.reporter.say)
+
     def _compute(self, planned: PlannedStage, position: int) -> Artifact:
         store = self.pipeline.store
-        waiting = f"Another run computes the stage `{planned.name}`; waiting until it has finished."
-        with store.lock(planned.fingerprint, waiting, self.reporter.say):
-            if store.has(planned.fingerprint) and not self.request.force:
-                made_elsewhere = self._finished(planned, position)
+        with self._right_to_write(planned):
+            if not self.request.force:
+                made_elsewhere = self._whole(planned, position)
                 if made_elsewhere is not None:
                     return made_elsewhere
             self._extract()

@@ -29,8 +29,10 @@ def _choices(registry: Registry, kind: str, definitions: dict[str, Any]) -> dict
     choices = []
     for name in registry.names(kind):
         plugin = registry.get(kind, name).plugin
-        options = plugin.options.model_json_schema(ref_template="#/$defs/{model}")
-        definitions.update(options.pop("$defs", {}))
+        # Two plugins may each have a model of the same name inside.
+        prefix = f"{kind}-{name}-".replace(" ", "-")
+        options = plugin.options.model_json_schema(ref_template=f"#/$defs/{prefix}{{model}}")
+        definitions.update({f"{prefix}{key}": value for key, value in options.pop("$defs", {}).items()})
         options["properties"] = {"type": {"const": name}, **options.get("properties", {})}
         for key, value in options["properties"].items():
             if "plugin" in value:

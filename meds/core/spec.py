@@ -16,6 +16,8 @@ from meds.core.registry import Options, Registration, Registry, nested_plugins, 
 from meds.core.spec_source import KeyPath, SpecSource, read_spec
 
 Recipe = Literal["paper", "released"]
+# The folder of a run directory into which reports go that are no longer true.
+EARLIER = "earlier"
 _STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -191,10 +193,11 @@ class _Resolver:
             return None
         values = {key: value for key, value in data.items() if key != "type"}
         stage_name = str(values.pop("name", name)) if kind == "stage" else name
-        if kind == "stage" and not _STAGE_NAME.fullmatch(stage_name):
+        if kind == "stage" and (not _STAGE_NAME.fullmatch(stage_name) or stage_name == EARLIER):
             self.problems.append(
                 f"{self.source.where((*path, 'name'))}: `{_dotted((*path, 'name'))}`: a stage's name is made of "
-                f"letters, digits, - and _, because a folder bears it (given: {stage_name!r})."
+                f"letters, digits, - and _, because a folder bears it, and is not '{EARLIER}', where old reports "
+                f"are kept (given: {stage_name!r})."
             )
             return None
         recipe = dict(registration.plugin.recipes.get(self.recipe or "", {}))
@@ -236,9 +239,8 @@ def _sentences(error: ValidationError, source: SpecSource, prefix: KeyPath, mode
         path = (*prefix, *detail["loc"])
         where, key = source.where(path), _dotted(path)
         if detail["type"] == "extra_forbidden":
-            name = unknown_name("key", str(detail["loc"][-1]), model.model_fields)
             inside = f" in `{_dotted(path[:-1])}`" if path[:-1] else ""
-            found.append(f"{where}: {name[:-1]}{name[-1]}".replace("';", f"'{inside};", 1))
+            found.append(f"{where}: {unknown_name('key', str(detail['loc'][-1]), model.model_fields, inside)}")
         elif detail["type"] == "missing":
             found.append(f"{where}: the key `{key}` is missing.")
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -99,9 +100,14 @@ class ArtifactWriter:
         whole = json.loads(json.dumps(whole))
         files.write_json(self.folder / MANIFEST, {**whole, CHECKSUM: files.fingerprint(whole)})
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(target, ignore_errors=True)
+        # Whoever reads the former one finds it whole or not at all, never half of it.
+        former = self.folder.with_name(f"{self.folder.name}-replaces")
+        shutil.rmtree(former, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            target.rename(former)
         self.folder.rename(target)
         files.fsync_folder(target.parent)
+        shutil.rmtree(former, ignore_errors=True)
         return Artifact(target, whole)
 
 
@@ -139,9 +145,13 @@ class Store:
         manifest = read_manifest(folder)
         for name, checksum in manifest["files"].items():
             file = folder / name
-            if not file.is_file():
-                raise ArtifactError(f"{file} is missing.")
-            if files.sha256_file(file) != checksum:
+            try:
+                found = files.sha256_file(file)
+            except FileNotFoundError:
+                raise ArtifactError(f"{file} is missing.") from None
+            except OSError as error:
+                raise ArtifactError(f"{file} cannot be read ({error.strerror}).") from None
+            if found != checksum:
                 raise ArtifactError(f"{file} is damaged: its bytes do not match its checksum.")
         if manifest["fingerprint"] != fingerprint:
             raise ArtifactError(f"{folder / MANIFEST} belongs to another artifact.")

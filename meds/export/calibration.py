@@ -35,7 +35,7 @@ def file_calibration(exact: FinishedRun, class_name: str, reporter: Reporter) ->
     Raises:
         DataError: an image is no longer there.
     """
-    row, positions = exact.metrics["calibration"][class_name], calibration_images(exact, class_name)
+    row, positions = exact.calibration(class_name), calibration_images(exact, class_name)
     if exact.made_in == "fp32":
         return FileCalibration(run_thresholds(exact).classes[class_name], row, positions)
     with reporter.bar("thresholds in float32", len(positions)) as bar:

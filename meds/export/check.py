@@ -42,7 +42,7 @@ def unseen_samples(run: FinishedRun, class_name: str, count: int, calibration: F
     Without the images whose scores are the run's threshold and the file's: the last digit of these would decide.
     """
     stored, train = run.evaluation.tensors("scores"), run.data.train
-    threshold = run.metrics["calibration"][class_name]["threshold"]
+    threshold = run.calibration(class_name)["threshold"]
     at_own = calibration.positions[np.isclose(calibration.threshold.images, calibration.threshold.image, rtol=1e-6)]
     at_run = np.flatnonzero(np.isclose(stored["train"].numpy(), threshold, rtol=1e-6))
     # By their content: with overlapping noise a training image is a test image too.

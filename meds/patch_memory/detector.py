@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from meds.core.backbone import Backbone
-from meds.core.coreset import greedy_coreset, random_projection
+from meds.core.coreset import coreset_size, greedy_coreset, random_projection
 from meds.core.detector import Detector, TrainingFeatures
 from meds.core.errors import DataError
 from meds.core.model import EvaluationDefaults, Scores
@@ -147,7 +147,7 @@ class PatchMemoryDetector(Detector):
         weights = self.weigh(training, patches, generator)
         projection = random_projection(self._embedding.channels, self.options.projection, generator)
         projected = patches.project(projection)
-        with training.bar("coreset", max(1, int(self.options.coreset_ratio * len(patches)))) as bar:
+        with training.bar("coreset", coreset_size(self.options.coreset_ratio, len(patches))) as bar:
             positions = greedy_coreset(
                 projected,
                 self.options.coreset_ratio,

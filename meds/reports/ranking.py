@@ -59,7 +59,7 @@ def read_ranking(run: FinishedRun) -> Ranking:
     names = run.data.class_names
     labels = np.array([names.index(row["class"]) for row in rows])
     known = np.array([row["injected"] == "1" for row in rows], dtype=bool)
-    estimate = estimate_contamination([float(row["score"]) for row in rows], labels, run.state["seed"])
+    estimate = estimate_contamination([float(row["score"]) for row in rows], labels)
     found = np.cumsum(estimate.probabilities)
     reach = int(np.searchsorted(found, 0.9 * found[-1])) + 1 if len(found) and found[-1] > 0.5 else 0
     return Ranking(

@@ -95,7 +95,7 @@ class Pictures:
         with torch.inference_mode():
             smoothed = scoring.picture_maps(self._maps[item.position : item.position + 1], how)[0].numpy()
         values = heatmaps.on_image(smoothed, height, width, self._preprocessing)
-        low, high = self._run.metrics["calibration"][item.class_name]["heatmap"]
+        low, high = self._run.calibration(item.class_name)["heatmap"]
         colours = heatmaps.heatmap(values, (low, high))
         # Nothing up to half the threshold, half at the threshold, which is the middle of the scale.
         share = np.nan_to_num((values - low) / max(high - low, 1e-12))

@@ -19,7 +19,7 @@ def meds_stages() -> Sequence[Plugin]:
             "meds.stages.memory:Memory",
             "Score training patches against sparse random memories.",
             options.MEMORY_RECIPES,
-            version="2",
+            version="3",
         ),
         Plugin(
             "distill",

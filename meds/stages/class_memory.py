@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -38,6 +39,7 @@ class ClassMemory:
         seed: what banks are drawn by.
         coarse: whether the search runs in bf16.
         candidates: positions of the candidates among the class's images; 0 to k - 1 by default.
+        contents: what tells the content of each of the class's images; copies have the same. All differ by default.
     """
 
     def __init__(
@@ -48,10 +50,14 @@ class ClassMemory:
         seed: int,
         coarse: bool,
         candidates: Sequence[int] | None = None,
+        contents: Sequence[str] | None = None,
     ) -> None:
         self.options, self.grid, self.seed = options, grid, seed
         self.candidates = list(range(len(pool)) if candidates is None else candidates)
-        self._columns = {position: column for column, position in enumerate(self.candidates)}
+        self._contents = contents
+        self._columns: dict[str | int, list[int]] = defaultdict(list)
+        for column, position in enumerate(self.candidates):
+            self._columns[self._content(position)].append(column)
         self._pool = pool
         self._index = PatchIndex(pool, coarse)
         self._patches = PatchPool(pool)
@@ -96,25 +102,33 @@ class ClassMemory:
     def _map(self, scores: Tensor) -> Tensor:
         return scores.float().reshape(self.grid).cpu()
 
-    def _excluded(self, own: int | None) -> int | None:
-        return None if self.options.self_match or own is None else self._columns.get(own)
+    def _content(self, position: int) -> str | int:
+        return position if self._contents is None else self._contents[position]
 
-    def _by_image(self, query: Tensor, nearest: Nearest, excluded: int | None) -> Tensor:
-        total, count = len(self._pool), len(self._pool) - (excluded is not None)
+    def _excluded(self, own: int | None) -> Sequence[int]:
+        """Columns that may not serve an image: its own and those of its copies, in whose memory it would be as well."""
+        if self.options.self_match or own is None:
+            return ()
+        columns = self._columns.get(self._content(own), [])
+        return columns if len(columns) < len(self._pool) else columns[:1]
+
+    def _by_image(self, query: Tensor, nearest: Nearest, excluded: Sequence[int]) -> Tensor:
+        total, count = len(self._pool), len(self._pool) - len(excluded)
         if self.options.estimator == "bootstrap":
             distances = from_cosine(self._index.every_image(query, nearest), self.options.distance)
-            return estimators.bootstrap_scores(distances, self._banks(total, count), excluded)
+            banks = estimators.passing_over(self._banks(total, count), excluded, total)
+            return estimators.bootstrap_scores(distances, banks)
         weights = self._weights(total, count)
         exactly = estimators.leading(weights, EXACT_MASS)
         cosines = self._index.best_images(query, nearest, len(weights), excluded, exactly)
         return estimators.exact_scores(from_cosine(cosines, self.options.distance), weights)
 
-    def _by_patch(self, query: Tensor, excluded: int | None) -> Tensor:
+    def _by_patch(self, query: Tensor, excluded: Sequence[int]) -> Tensor:
         images, patches, _ = self._pool.shape
-        count = (images - (excluded is not None)) * patches
+        count = (images - len(excluded)) * patches
         if self.options.estimator == "bootstrap":
             pool = self._pool.flatten(0, 1)
-            banks = estimators.passing_over(self._banks(count, count), excluded, patches)
+            banks = estimators.passing_over(self._banks(count, count), excluded, images, patches)
             nearest = [from_cosine((query @ pool[bank].T).amax(dim=1), self.options.distance) for bank in banks]
             return stack(nearest).mean(dim=0)
         weights = self._weights(count, count)

@@ -25,7 +25,7 @@ from meds.core.student import Student
 from meds.core.thresholds import Booleans, Floats, TrainingScores, class_thresholds
 from meds.core.timing import probes, seconds_of
 from meds.stages.image_scores import ImageScores
-from meds.stages.odd_masks import say_odd_masks, say_unmasked
+from meds.stages.odd_masks import say_odd_masks, say_unmasked, say_vanished_masks
 from meds.stages.options import EvaluateOptions
 from meds.stages.ranking import ranked_by, ranking_scores
 from meds.stages.thresholds import last_selection, likely_normal, not_trained_on, selects
@@ -175,6 +175,7 @@ class Evaluate(Stage):
             return dict.fromkeys(("pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_aupro"))
         masks = np.zeros((len(samples), how.map_size, how.map_size), dtype=bool)
         covered: dict[str, float] = {}
+        vanished: list[str] = []
         for place, sample in enumerate(samples):
             mask = context.read_mask(sample) if sample.record.mask is not None else None
             if mask is not None:
@@ -183,7 +184,10 @@ class Evaluate(Stage):
                 masks[place] = resize_and_crop_mask(
                     mask, context.backbone.preprocessing, how.map_size, how.mask_rule, how.mask_resize
                 )
+                if mask.any() and not masks[place].any():
+                    vanished.append(str(sample.record.mask))
         say_odd_masks(context, covered)
+        say_vanished_masks(context, vanished, len(covered), how.mask_rule)
         return dict(metrics.pixel_metrics(maps.numpy(), masks, self.options.aupro_limit, context.runtime.threads))
 
     def _calibration(

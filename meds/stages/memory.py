@@ -92,7 +92,8 @@ class Memory(Stage):
         seed = derive_seed(context.seed, "memory", context.data.class_names[index])
         candidates = draw_candidates(self.options, len(own), seed)
         vectors, grid = self.patch_vectors(context, [context.data.train[own[i]] for i in candidates])
-        return ClassMemory(self.options, vectors, grid, seed, _is_coarse(context), candidates)
+        contents = [context.data.train[i].digest for i in own]
+        return ClassMemory(self.options, vectors, grid, seed, _is_coarse(context), candidates, contents)
 
     def _others(self, context: StageContext, own: Sequence[int], search: ClassMemory) -> Iterator[Images]:
         """The class's images that are no candidates, some at a time: each is needed once, so that none is kept."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -60,19 +61,22 @@ def draw_banks(count: int, size: int, banks: int, replacement: bool, seed: int) 
     return torch.from_numpy(np.stack(rows)).long()
 
 
-def bootstrap_scores(distances: Tensor, banks: Tensor, own: int | None) -> Tensor:
-    """Mean over banks of the nearest distance: distances [Q, n], banks int64 [B, m] -> [Q].
-
-    `own` is the query image's column if it may not serve itself: the banks then number the columns
-    that are left, so that each is a uniform subset of the other images and the mean tends to `exact`.
-    """
-    columns = passing_over(banks, own).to(distances.device)
+def bootstrap_scores(distances: Tensor, banks: Tensor) -> Tensor:
+    """Mean over banks of the nearest distance: distances [Q, n], banks of columns int64 [B, m] -> [Q]."""
+    columns = banks.to(distances.device)
     total = torch.zeros(len(distances), dtype=torch.float64, device=distances.device)
     for bank in columns:
         total += distances[:, bank].amin(dim=1)
     return (total / len(columns)).float()
 
 
-def passing_over(banks: Tensor, image: int | None, patches: int = 1) -> Tensor:
-    """Banks that number what is left of a pool without the `patches` of an image, numbered as in the whole pool."""
-    return banks if image is None else banks + patches * (banks >= image * patches)
+def passing_over(banks: Tensor, excluded: Sequence[int], total: int, patches: int = 1) -> Tensor:
+    """Banks that number what is left of a pool of `total` images of `patches` each, numbered as in the whole pool.
+
+    Each is then a uniform subset of what may serve the image, and the mean over banks tends to that of `exact`.
+    """
+    if not excluded:
+        return banks
+    left = torch.ones(total, patches, dtype=torch.bool)
+    left[list(excluded)] = False
+    return left.flatten().nonzero().flatten()[banks]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -99,17 +99,17 @@ class PatchIndex:
             self._buffers.append(buffer)
 
     def best_images(
-        self, query: Tensor, nearest: Nearest, count: int, excluded: int | None = None, exactly: int | None = None
+        self, query: Tensor, nearest: Nearest, count: int, excluded: Sequence[int] = (), exactly: int | None = None
     ) -> Tensor:
         """Largest cosines to the `count` most similar images, descending: [Q, C] -> [Q, count] float32.
 
-        For each image the most similar patch counts. `excluded` is an image that is passed over. Cosines of the
+        For each image the most similar patch counts. The images `excluded` are passed over. Cosines of the
         first `exactly` (all by default) are those of float32 vectors; after a coarse search the others are off by
         about 0.4 % of their distance.
         """
         cosines = nearest.cosines.clone()
-        if excluded is not None:
-            cosines[:, excluded] = -math.inf
+        if excluded:
+            cosines[:, list(excluded)] = -math.inf
         if not self.coarse:
             return cosines.topk(count, dim=1).values
         found = cosines.topk(min(count + _MARGIN, self.count), dim=1)
@@ -117,8 +117,8 @@ class PatchIndex:
         values = found.values.float() + 1
         images = found.indices[:, :compared]
         values[:, :compared] = self._compare(query, self._rows(nearest.places.gather(1, images), images))
-        if excluded is not None:
-            values[found.indices == excluded] = -math.inf
+        if excluded:
+            values[torch.isin(found.indices, torch.tensor(excluded, device=query.device))] = -math.inf
         return values.topk(count, dim=1).values
 
     def every_image(self, query: Tensor, nearest: Nearest) -> Tensor:
@@ -246,14 +246,14 @@ class PatchPool:
         """Make the index, a copy of all vectors, before threads ask for it side by side."""
         _ = self._index
 
-    def best(self, query: Tensor, count: int, excluded: int | None = None) -> Tensor:
+    def best(self, query: Tensor, count: int, excluded: Sequence[int] = ()) -> Tensor:
         """The `count` largest cosines, descending, of each patch: [Q, C] -> [Q, count] float32.
 
-        The patches of the image `excluded` are passed over.
+        The patches of the images `excluded` are passed over.
         """
         patches = self._vectors.shape[1]
-        wanted = count + (0 if excluded is None else patches)
+        wanted = count + len(excluded) * patches
         cosines, rows = self._index.search(query.cpu().numpy(), min(wanted, self._index.ntotal))
-        if excluded is not None:
-            cosines[rows // patches == excluded] = -np.inf
+        if excluded:
+            cosines[np.isin(rows // patches, excluded)] = -np.inf
         return torch.from_numpy(cosines).topk(count, dim=1).values.to(query.device)

@@ -29,3 +29,13 @@ def say_odd_masks(context: StageContext, covered: Mapping[str, float]) -> None:
         odd = [path for path, found in covered.items() if found == share]
         if odd:
             context.reporter.say(f"{len(odd)} of the defective images' masks {text}; the first is {odd[0]}.")
+
+
+def say_vanished_masks(context: StageContext, vanished: Sequence[str], count: int, mask_rule: str) -> None:
+    """Name those of `count` masks of which nothing is left at the size of the anomaly maps."""
+    if vanished:
+        advice = " (`mask_rule: any` of `evaluate` keeps what is merely small)" if mask_rule == "half" else ""
+        context.reporter.say(
+            f"Of {len(vanished)} of the {count} masks of defects nothing is left once they are resized and cut as the "
+            f"encoder's images are, and those defects count as normal pixels{advice}; the first is {vanished[0]}."
+        )

@@ -44,7 +44,9 @@ class MemoryOptions(Options):
     distance: Literal["cosine", "euclidean"] = Field(
         default="cosine", description="Distance of patches, for the memory and for the student alike."
     )
-    self_match: bool = Field(default=False, description="Whether an image may be its own neighbour.")
+    self_match: bool = Field(
+        default=False, description="Whether an image may be its own neighbour, or that of another copy of it."
+    )
     replacement: bool = Field(default=False, description="Whether a bank draws its images with replacement.")
     bank_size: Literal["round", "ceil"] = Field(
         default="round", description="Rounding of ratio x images to the size of a bank."

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from meds.core.backbone import Backbone, Layer
 from meds.core.errors import PluginError
 from meds.core.layer_names import mean_of, parse
-from meds.core.registry import Options
 from meds.core.student import EvaluationDefaults, Progress, TrainingDefaults
 from meds.plugins.students.dinomaly import DinomalyOptions
 from meds.plugins.students.global_cosine import weighted_global_cosine
@@ -72,7 +70,6 @@ class Dinomaly(TransformerStudent):
     All tokens, the class and register tokens first, pass bottleneck and decoder; only patches are compared.
     """
 
-    options_model: ClassVar[type[Options]] = DinomalyOptions
     options: DinomalyOptions
     name = "dinomaly"
 

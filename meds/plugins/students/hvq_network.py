@@ -7,7 +7,6 @@ NeurIPS 2023, section 3. Where text and released code differ, the code is follow
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,6 @@ from torch.nn import functional as F
 from meds.core.backbone import Backbone, Layer
 from meds.core.errors import PluginError
 from meds.core.layer_names import on_grid
-from meds.core.registry import Options
 from meds.core.scoring import Distance
 from meds.core.strides import layers_at_strides, named_layers
 from meds.core.student import EvaluationDefaults, Progress, Student, TrainingDefaults
@@ -37,7 +35,6 @@ class HierarchicalVectorQuantisedTransformer(Student):
     layers read these from deep to raw. Codebooks and the last layer belong to the image's class.
     """
 
-    options_model: ClassVar[type[Options]] = HVQOptions
     options: HVQOptions
 
     def __init__(self, options: HVQOptions, layers: Sequence[Layer], class_names: Sequence[str]) -> None:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from meds.core.backbone import Layer
-from meds.core.registry import Options
 from meds.core.student import EvaluationDefaults, Progress, TrainingDefaults
 from meds.plugins.students.global_cosine import weighted_global_cosine
 from meds.plugins.students.inp_former import INPFormerOptions
@@ -109,7 +107,6 @@ class DecoderBlock(nn.Module):
 class INPFormer(TransformerStudent):
     """INP-Former on a ViT as published, or on the maps of a CNN; class and register tokens play no part."""
 
-    options_model: ClassVar[type[Options]] = INPFormerOptions
     options: INPFormerOptions
     name = "inp-former"
 

@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,6 @@ from torch.nn import functional as F
 
 from meds.core.backbone import Backbone, Layer
 from meds.core.errors import PluginError
-from meds.core.registry import Options
 from meds.core.strides import layers_at_strides, named_layers
 from meds.core.student import EvaluationDefaults, Progress, Student, TrainingDefaults
 from meds.core.weights import load_file
@@ -33,7 +31,6 @@ HALVES = ("bn", "decoder")
 class ReverseDistillation(Student):
     """Reverse Distillation for any CNN backbone with three stages, each half the grid of the one before."""
 
-    options_model: ClassVar[type[Options]] = RDOptions
     options: RDOptions
 
     def __init__(self, options: RDOptions, layers: Sequence[Layer], class_names: Sequence[str]) -> None:

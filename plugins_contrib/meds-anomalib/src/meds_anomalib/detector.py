@@ -33,7 +33,6 @@ class AnomalibDetector(Detector):
     Everything is computed in single precision, whatever the run's precision is.
     """
 
-    options_model = AnomalibOptions
     options: AnomalibOptions
 
     def __init__(self, options: Any, layers: Sequence[Any], class_names: Sequence[str]) -> None:

@@ -20,7 +20,6 @@ from .training import Trainer
 class FunAD(Detector):
     """A discriminator of patches, trained on labels from a memory of those images that it finds normal itself."""
 
-    options_model = FunADOptions
     options: FunADOptions
     network: LocalNetwork
 

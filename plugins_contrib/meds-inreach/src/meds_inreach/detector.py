@@ -24,7 +24,6 @@ class InReaCh(Detector):
     Every class has a memory of its own.
     """
 
-    options_model = InReaChOptions
     options: InReaChOptions
     _memories: dict[int, PatchMemory]
     _known: Tensor

@@ -15,7 +15,6 @@ class PatchCore(PatchMemoryDetector):
     """The distance to a coreset of all training patches."""
 
     name = "patchcore"
-    options_model = PatchCoreOptions
     options: PatchCoreOptions
 
     def evaluation_defaults(self) -> EvaluationDefaults:

@@ -26,7 +26,6 @@ class SoftPatch(PatchMemoryDetector):
     """
 
     name = "softpatch"
-    options_model = SoftPatchOptions
     options: SoftPatchOptions
 
     def weigh(self, training: TrainingFeatures, patches: TrainingPatches, generator: torch.Generator) -> PatchWeights:

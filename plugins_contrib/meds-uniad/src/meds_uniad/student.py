@@ -30,7 +30,6 @@ STRIDES = (2, 4, 8, 16)
 class UniAD(Student):
     """Rebuilds the joined layers of a backbone from learned queries; no patch sees its own neighbourhood."""
 
-    options_model = UniADOptions
     options: UniADOptions
     mask: Tensor
 
