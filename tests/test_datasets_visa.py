@@ -124,6 +124,7 @@ def test_classes_and_layout_can_be_chosen(original: Path) -> None:
     assert {r.class_name for r in read(original, classes=["pcb1"])[1]} == {"pcb1"}
     (original / "split_csv" / "1cls.csv").rename(original / "other.csv")
     assert len(read(original, split_csv=original / "other.csv")[1]) == 8
+    assert len(read(original, split_csv="other.csv")[1]) == 8
     with pytest.raises(DataError, match=r"1cls.csv: there is no such split table; .* with `dataset.split_csv`"):
         read(original)
     with pytest.raises(DataError, match="must lead to the layout <class>/train/good"):

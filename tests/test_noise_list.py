@@ -74,6 +74,10 @@ def test_an_image_may_be_listed_twice(tmp_path: Path) -> None:
     [
         ((*ROWS, "bottle/test/dirty/009.png"), r"list.csv:6: the data set has no image 'bottle/test/dirty/009.png'"),
         (("bottle/009.png",), r"list.csv:2: 'bottle/009.png' is no path of the form <class>/train/good/<file>"),
+        (
+            (*(row.replace("bottle/train", "Bottle/train") for row in ROWS),),
+            r"list.csv: names no training image of the class 'bottle' \(but of 'Bottle': capitals count\), only test",
+        ),
         (ROWS[3:], r"list.csv: names no image of the class 'bottle'; leave it out with `dataset.classes`"),
     ],
 )

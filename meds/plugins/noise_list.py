@@ -113,6 +113,10 @@ class ListProtocol(NoiseProtocol):
         for name in names:
             if not any(row.class_name == name for row in rows):
                 raise DataError(f"{path}: names no image of the class '{name}'; leave it out with `dataset.classes`.")
+            if not any(row.path.startswith(f"{name}/train/") for row in rows):
+                others = {row.class_name for row in listed if row.class_name.lower() == name.lower()} - {name}
+                more = f" (but of {', '.join(sorted(map(repr, others)))}: capitals count)" if others else ""
+                raise DataError(f"{path}: names no training image of the class '{name}'{more}, only test images.")
         return rows
 
 

@@ -64,7 +64,7 @@ class VisaDataset(Dataset[VisaOptions]):
         if not path.is_dir():
             raise DataError(f"{path}: there is no such folder; check `dataset.path`.")
         if self._original():
-            return self._from_table(self.options.split_csv or path / SPLIT_TABLE)
+            return self._from_table(self._table())
         folder = path / REORGANISED if (path / REORGANISED).is_dir() else path
         found = MvtecDataset(MvtecOptions(path=folder, classes=self.options.classes)).records()
         return [self._with_mask(record) for record in found]
@@ -78,6 +78,12 @@ class VisaDataset(Dataset[VisaOptions]):
             return self.options.layout == "original"
         path = self.options.path
         return self.options.split_csv is not None or any(path.glob("*/Data/Images"))
+
+    def _table(self) -> Path:
+        """The split table: below `path` if it is there, else as it is named."""
+        given = self.options.split_csv or SPLIT_TABLE
+        below = self.options.path / given
+        return below if below.is_file() or self.options.split_csv is None else given
 
     def _from_table(self, table: Path) -> list[Record]:
         rows = _read(table)
