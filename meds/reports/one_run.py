@@ -13,7 +13,7 @@ from meds.reports.opened import unreadable_spec
 from meds.reports.page import common_folder
 from meds.reports.pictures import Pictures
 from meds.reports.ranking import Ranking, read_ranking
-from meds.reports.results import ClassResult, Decisions, class_results, decisions, defined_figures
+from meds.reports.results import ClassResult, Outcomes, class_results, defined_figures, outcomes
 from meds.reports.run_figures import ClassFigures, class_figures
 from meds.reports.training_scores import training_scores
 
@@ -34,7 +34,7 @@ class RunReport:
     results: list[ClassResult]
     titles: dict[str, str]
     mean: dict[str, float | None]
-    decisions: Decisions
+    outcomes: Outcomes
     ranking: Ranking
     figures: list[ClassFigures]
     missing: list[str]
@@ -89,7 +89,7 @@ def report_of(run: FinishedRun, key: str, bar: ProgressBar) -> RunReport:
         results=class_results(run),
         titles=defined_figures(metrics["mean"]),
         mean=metrics["mean"],
-        decisions=decisions(run),
+        outcomes=outcomes(run),
         ranking=ranking,
         figures=figures,
         missing=_once(figures),

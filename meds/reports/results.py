@@ -15,7 +15,7 @@ from meds.reports.opened import table
 
 
 @dataclass(frozen=True)
-class Decisions:
+class Outcomes:
     """Test images with a known label, and how many of them lie above their threshold."""
 
     normals: int
@@ -32,7 +32,7 @@ class ClassResult:
     figures: Mapping[str, float | None]
     threshold: float
     calibration: Mapping[str, Any] | None
-    decisions: Decisions
+    outcomes: Outcomes
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def class_results(run: FinishedRun) -> list[ClassResult]:
             metrics["classes"].get(name, {}),
             metrics["thresholds"][name],
             metrics.get("calibration", {}).get(name),
-            decisions(run, name),
+            outcomes(run, name),
         )
         for name in run.data.class_names
     ]
@@ -68,11 +68,11 @@ def rows_of_test_images(run: FinishedRun) -> list[dict[str, str]]:
     return table(run, "predictions.csv") if run.data.test else []
 
 
-def decisions(run: FinishedRun, class_name: str | None = None) -> Decisions:
+def outcomes(run: FinishedRun, class_name: str | None = None) -> Outcomes:
     """What the thresholds came to on the test images of a class, or of all."""
     rows = [row for row in rows_of_test_images(run) if class_name in (None, row["class"])]
     counts = {label: [row["decision"] == "anomalous" for row in rows if row["label"] == label] for label in "01"}
-    return Decisions(len(counts["0"]), sum(counts["0"]), len(counts["1"]), sum(counts["1"]))
+    return Outcomes(len(counts["0"]), sum(counts["0"]), len(counts["1"]), sum(counts["1"]))
 
 
 def labelled_scores(run: FinishedRun, class_name: str) -> LabelledScores:

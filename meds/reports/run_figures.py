@@ -78,7 +78,7 @@ def _median(values: charts.Floats) -> str:
 
 def _test_scores(run: FinishedRun, key: str, name: str, labelled: results.LabelledScores) -> PageFigure:
     threshold = run.metrics["thresholds"][name]
-    came_to = results.decisions(run, name)
+    came_to = results.outcomes(run, name)
     panel = charts.ScorePanel("Test images", labelled.normals, labelled.defects, threshold)
     said = (
         f"{came_to.false_alarms} of {came_to.normals} normal images and {came_to.found} of {came_to.defects} defective "
