@@ -35,7 +35,9 @@ def meds_backbones() -> Sequence[Plugin]:  # type: ignore[empty-body]
 
 @hookspec
 def meds_students() -> Sequence[Plugin]:  # type: ignore[empty-body]
-    """Students (`meds.core.student.Student`): networks that reconstruct the teacher's feature maps."""
+    """What may stand under `student`: networks that reconstruct the teacher's feature maps (`meds.core.student.Student`),
+    and detectors that are fitted in their own way (`meds.core.detector.Detector`).
+    """
 
 
 @hookspec

@@ -82,8 +82,17 @@ class Partition:
 class StageContext:
     """All that a stage may see.
 
-    `inputs` maps artifact kinds to the artifacts of earlier stages. `output` collects the result;
-    `work` is a folder for checkpoints that survives a killed run. `own` is set in the view that `within` gives.
+    Attributes:
+        inputs: the artifacts of earlier stages by kind, see `Stage.consumes`.
+        output: collects the result.
+        work: a folder for checkpoints that survives a killed run.
+        own: the partition whose student it is for, in the view that `within` gives.
+        selection_rule: makes the rule of a block such as `{"type": "median-mad"}`; PluginError if it cannot.
+        emit: tells the run's events and loggers: `emit("epoch", stage=context.name, **facts)`, facts as plain data.
+        scorer_of: the scorer that the stage which made an artifact offers; UserError if it offers none.
+        read_mask: a sample's mask, bool [H, W] of the image's own size, None where its place is not known.
+        read_image: a sample's image as resized and cut for the encoder, RGB uint8 [S, S, 3]. Both raise DataError
+            for a file that cannot be read.
     """
 
     name: str
