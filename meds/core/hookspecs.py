@@ -35,8 +35,10 @@ def meds_backbones() -> Sequence[Plugin]:  # type: ignore[empty-body]
 
 @hookspec
 def meds_students() -> Sequence[Plugin]:  # type: ignore[empty-body]
-    """What may stand under `student`: networks that reconstruct the teacher's feature maps (`meds.core.student.Student`),
-    and detectors that are fitted in their own way (`meds.core.detector.Detector`).
+    """What may stand under `student`.
+
+    Networks that reconstruct the teacher's feature maps (`meds.core.student.Student`), and detectors that are fitted in
+    their own way (`meds.core.detector.Detector`).
     """
 
 
