@@ -97,6 +97,34 @@ def test_a_list_of_judged_images_is_gone_through_in_its_order(desk: Desk) -> Non
     assert decide(client, digests[5], "normal", shown="unsure") == "/finish?judged=6"
 
 
+def test_copies_of_an_image_are_walked_through_in_their_order(desk: Desk) -> None:
+    first, _, third = desk.review.items[:3]
+    copy = replace(first, rank=2)
+    desk.review.items = [first, copy, third, *desk.review.items[3:]]
+    client = desk.client()
+    sent = {"sha256": first.digest, "decision": "defect", "rank": "2"}
+    assert client.post("/decide", data=sent).headers["location"] == "/image/3?judged=2"
+    assert client.post("/decide", data={**sent, "shown": "defect"}).headers["location"] == "/finish?judged=2"
+    assert client.post("/undo", data=sent).headers["location"] == "/image/2?undone=1"
+    assert client.post("/decide", data={**sent, "rank": "3"}).headers["location"] == "/image/3?judged=1"
+
+
+def test_a_run_that_is_renamed_during_a_review_is_told(desk: Desk) -> None:
+    client = desk.client()
+    sent = {"sha256": desk.digests[0], "decision": "defect"}
+    assert client.post("/decide", data=sent).status_code == 303
+    elsewhere = desk.path.with_name("elsewhere")
+    desk.path.rename(elsewhere)
+    answer = client.post("/decide", data={**sent, "sha256": desk.digests[1]})
+    assert (answer.status_code, "the folder is not there any more" in answer.text) == (500, True)
+    assert not desk.path.exists()
+    elsewhere.rename(desk.path)
+    desk.table.unlink()
+    answer = client.post("/decide", data={**sent, "sha256": desk.digests[1]})
+    assert "the decisions are not there any more; bring the table back" in answer.text
+    assert not desk.table.exists()
+
+
 def test_the_class_filter_holds_while_judging(desk: Desk) -> None:
     client = desk.client()
     first, second = [item for item in desk.review.items if item.class_name == "discs"][:2]

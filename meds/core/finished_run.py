@@ -6,9 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from meds.core.context import stage_context
-from meds.core.data import RunData, read_csv
-from meds.core.errors import ArtifactError, UserError
+from meds.core.data import RunData, Sample, read_csv
+from meds.core.errors import ArtifactError, DataError, UserError
+from meds.core.images import UnreadableImageError
 from meds.core.model import EvaluationDefaults
 from meds.core.pipeline import Pipeline
 from meds.core.plan import file_digests
@@ -91,6 +95,23 @@ class FinishedRun:
                 f"`meds evaluate {self.path}`."
             )
         return rows
+
+    def image(self, sample: Sample) -> npt.NDArray[np.uint8]:
+        """An image of the run as it was made with it, RGB uint8 [H, W, 3].
+
+        Raises:
+            DataError: it cannot be read any more, or is another one now.
+        """
+        dataset, record = self.pipeline.dataset, sample.record
+        try:
+            unchanged = dataset.digest(record) == sample.digest
+            image = dataset.image(record) if unchanged else None
+        except UnreadableImageError as error:
+            where = "" if Path(record.path).is_absolute() else f" (looked for from {Path.cwd()})"
+            raise DataError(f"{error.what[:-1]}{where}; the run needs its images where they were.") from None
+        if image is None:
+            raise DataError(f"{record.path} is not the image any more that the run was made with.")
+        return image
 
     def artifact(self, stage: str) -> Artifact:
         """The artifact of a stage, verified; UserError if it is gone or damaged."""

@@ -61,7 +61,7 @@ class Predictor:
         self.class_names = run.data.class_names
         self.settings = run.evaluation_settings
         self.thresholds = run_thresholds(run)
-        self._pipeline = run.pipeline
+        self._run, self._pipeline = run, run.pipeline
         self._scorer = run.scorer()
         self.preprocessing = self._pipeline.backbone.preprocessing
         self._pipeline.backbone.to(self._pipeline.runtime.device)
@@ -85,14 +85,14 @@ class Predictor:
         """Scores of training images of the run as an evaluation takes them, computed anew from the files.
 
         Raises:
-            DataError: an image is no longer there.
+            DataError: an image is no longer there, or is another one now.
         """
-        data, dataset = self._pipeline.data, self._pipeline.dataset
+        data = self._pipeline.data
         known, images, peaks, middles = self._scorer.training_scores(), [], [], []
         for start in range(0, len(positions), BATCH):
             rows = list(positions[start : start + BATCH])
             if known is None:
-                read = [dataset.read_image(data.train[i].record) for i in rows]
+                read = [self._run.image(data.train[i]) for i in rows]
                 scores, maps = self._scores(read, torch.tensor([data.train[i].class_index for i in rows]))
             else:
                 scores, maps = self._image_scores(known.rows(rows))

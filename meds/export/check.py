@@ -60,7 +60,7 @@ def predictions(
     """What a predictor says of images of the run, all held to be of one class."""
     found: list[Prediction] = []
     for start in range(0, len(samples), BATCH):
-        images = [run.pipeline.dataset.read_image(sample.record) for sample in samples[start : start + BATCH]]
+        images = [run.image(sample) for sample in samples[start : start + BATCH]]
         found += predictor.predict(images, [class_name] * len(images))
     return found
 

@@ -42,6 +42,7 @@ class RunReport:
     folder: str
     scales: dict[str, list[float]]
     stages: list[StageFacts]
+    lost: str | None
 
     @property
     def seconds(self) -> float:
@@ -74,7 +75,8 @@ def report_of(run: FinishedRun, key: str, bar: ProgressBar) -> RunReport:
         figures.append(class_figures(run, f"{key}-{place}", name, points, ranking.classes[place]))
         bar.advance()
     trained = {sample.digest for sample in run.data.train}
-    examples = [] if closed else example_groups(run, Pictures(run))
+    pictures = None if closed else Pictures(run)
+    examples = example_groups(run, pictures) if pictures else []
     bar.advance()
     return RunReport(
         key=key,
@@ -97,6 +99,7 @@ def report_of(run: FinishedRun, key: str, bar: ProgressBar) -> RunReport:
         folder=common_folder([sample.record.path for sample in run.data.samples()]),
         scales={name: row["heatmap"] for name, row in metrics.get("calibration", {}).items()},
         stages=stage_facts(run, not closed),
+        lost=pictures.lost() if pictures else None,
     )
 
 

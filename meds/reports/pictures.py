@@ -48,16 +48,26 @@ class Pictures:
         self._run = run
         self._calibration = run.metrics.get("calibration")
         self._maps = run.evaluation.tensors("maps")
+        self._lost: list[str] = []
+
+    def lost(self) -> str | None:
+        """A sentence about images that could not be shown; None if all could."""
+        if not self._lost:
+            return None
+        count = len(self._lost)
+        images = "image of it" if count == 1 else "images of it"
+        return f"{self._run.path}: {count} {images} cannot be shown: {self._lost[0]}"
 
     def pair(self, split: Split, position: int, outline: bool = False) -> Pair | None:
-        """An image and its map; None if the image can no longer be read. `outline` marks the defect, if it is known."""
+        """An image and its map; None if it is not that image any more. `outline` marks the defect, if it is known."""
         samples = self._run.data.train if split == "train" else self._run.data.test
         sample: Sample = samples[position]
         dataset = self._run.pipeline.dataset
         try:
-            image = dataset.read_image(sample.record)
-            mask = dataset.read_mask(sample.record) if outline and sample.record.mask else None
-        except DataError:
+            image = self._run.image(sample)
+            mask = dataset.mask(sample.record) if outline and sample.record.mask else None
+        except DataError as error:
+            self._lost.append(str(error))
             return None
         small = np.array(_shrunk(image))
         shown = small if mask is None else _outlined(small, mask)

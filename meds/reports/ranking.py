@@ -93,6 +93,9 @@ def write_sheet(run: FinishedRun, ranking: Ranking, path: Path, top: int, report
         for row in ranking.rows[:top]:
             cards.append({**row, "pair": pictures.pair("train", position[row["path"]]) if pictures else None})
             bar.advance()
+    lost = pictures.lost() if pictures else None
+    if lost:
+        (reporter or SilentReporter()).say(lost)
     write_page(
         "ranking.html",
         path,

@@ -22,8 +22,11 @@ def write_report(runs: Sequence[FinishedRun], path: Path, reporter: Reporter | N
         UserError: the artifacts of a run that is shown in full are gone from the store.
     """
     detailed = runs if len(runs) <= MOST_DETAILED_RUNS else []
-    with (reporter or SilentReporter()).bar("report", sum(steps(run) for run in detailed)) as bar:
+    teller = reporter or SilentReporter()
+    with teller.bar("report", sum(steps(run) for run in detailed)) as bar:
         full = [report_of(run, f"run-{place}", bar) for place, run in enumerate(detailed, start=1)]
+    for sentence in (one.lost for one in full if one.lost):
+        teller.say(sentence)
     write_page(
         "report.html",
         path,

@@ -99,7 +99,8 @@ class Site:
         digest, verdict, wanted = form("sha256"), form("decision"), self._filter(form)
         if verdict not in VERDICTS:
             raise HTTPException(400, f"A decision is {', '.join(VERDICTS)}.")
-        item = await run_in_threadpool(self._review.decide, digest, cast(Verdict, verdict))
+        first = await run_in_threadpool(self._review.decide, digest, cast(Verdict, verdict))
+        item = self._shown(form) or first
         following = await run_in_threadpool(self._review.next_after, item, wanted)
         place = "/finish" if following is None else f"/image/{following.rank}{wanted.query}"
         return _see_other(_with(place, "judged", item.rank))
@@ -109,9 +110,17 @@ class Site:
         form = await _form(request)
         wanted = self._filter(form)
         item = await run_in_threadpool(self._review.undo, form("sha256") or None)
-        shown = item or self._review.by_digest.get(form("sha256"))
+        here = item is None or item.digest == form("sha256")
+        shown = (self._shown(form) if here else None) or item or self._review.by_digest.get(form("sha256"))
         place = "/finish" if shown is None else f"/image/{shown.rank}{wanted.query}"
         return _see_other(_with(place, "undone", int(item is not None)))
+
+    def _shown(self, form: Callable[[str], str]) -> Item | None:
+        """The item that a form was sent from, which of several copies of an image need not be the first."""
+        place = _number(form("rank")) - 1
+        items = self._review.items
+        found = items[place] if 0 <= place < len(items) else None
+        return found if found and found.digest == form("sha256") else None
 
     def refusal(self, status: int, sentence: str) -> Response:
         """A page for a request that cannot be answered."""

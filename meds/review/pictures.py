@@ -74,11 +74,8 @@ class Pictures:
         return _jpeg(picture)
 
     def _read(self, item: Item) -> Pixels:
-        record, dataset = item.sample.record, self._run.pipeline.dataset
         with self._reading:
-            if dataset.digest(record) != item.digest:
-                raise DataError(f"{record.path} is not the image any more that the run was trained on.")
-            return dataset.read_image(record)
+            return self._run.image(item.sample)
 
     def _thumbnail(self, item: Item) -> bytes:
         return _jpeg(_within(self._read(item), THUMBNAIL), quality=85)

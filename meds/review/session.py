@@ -68,11 +68,19 @@ class Journal:
 
     def add(self, decision: Decision) -> None:
         """Write a decision; it is on the disk when this returns."""
+        self._now()
         append_decision(self.path, decision)
 
     def _now(self) -> _Table:
         # Several threads may read at once; each gives whole tables, so that it does not matter which is kept.
         state, last = self._state(), self._last
+        if not self.path.parent.is_dir():
+            raise DataError(f"{self.path.parent}: the folder is not there any more; open the review where it is now.")
+        if last.rows and not state:
+            raise DataError(
+                f"{self.path}: the decisions are not there any more; bring the table back, or open the review again to "
+                "begin a new one."
+            )
         if state != last.state:
             rows = mended_decisions(self.path)
             self._last = last = _Table(state, rows, standing(rows))
