@@ -96,9 +96,15 @@ class Registration:
 
         Packages other than meds count with their source code, so that a plugin under development never takes a stored
         result of its former self for its own.
+
+        Raises:
+            PluginError: the implementation of another package could not be loaded.
         """
         known = [self.plugin.name, self.package, self.package_version, self.plugin.version]
-        return known if self.package == OWN_DISTRIBUTION else [*known, source_digest(self.plugin.load)]
+        if self.package == OWN_DISTRIBUTION:
+            return known
+        classes = [found for found in (self.load(), self.plugin.options) if isinstance(found, type)]
+        return [*known, source_digest(self.plugin.load, self.package, classes)]
 
 
 @dataclass(frozen=True)
