@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
+from meds.core import plugin_source
 from meds.core.pipeline import Pipeline
 from meds.core.plugin_source import source_digest
-from meds.core.registry import Options, Plugin, Registry, load_registry
+from meds.core.registry import Options, Plugin, Registration, Registry, load_registry
 from meds.core.spec import resolve_spec
 from meds.core.spec_source import parse_spec
 
@@ -108,6 +111,132 @@ def test_the_digest_follows_every_python_file_of_the_package(package: Path) -> N
     seen.add(source_digest(f"{PACKAGE}:Anything"))
     assert len(seen) == 3
     assert source_digest("no_such_package.anywhere:Class") == ""
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A distribution `plug` of two modules and a test, and a module that nobody installed."""
+    folder = tmp_path / "site"
+    write(folder / "plug.py", "import core_part\nimport base_part\nclass Mine(base_part.Base): pass\n")
+    write(folder / "core_part.py", "WIDTH = 1\n")
+    write(folder / "base_part.py", "class Base: pass\n")
+    write(folder / "elsewhere.py", "WIDTH = 1\n")
+    write(folder / "tests/test_plug.py", "WIDTH = 1\n")
+    install(folder, "plug", "plug.py", "core_part.py", "tests/test_plug.py")
+    monkeypatch.syspath_prepend(str(folder))
+    importlib.invalidate_caches()
+    yield folder
+    for name in ("plug", "core_part", "base_part", "elsewhere", "flat_core"):
+        sys.modules.pop(name, None)
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def install(site: Path, name: str, *listed: str, version: str = "1") -> None:
+    """What an installer would write, with a list of files."""
+    info = site / f"{name.replace('-', '_')}-1.dist-info"
+    write(info / "METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    write(info / "entry_points.txt", "[meds]\nplug = plug\n" if name == "plug" else "")
+    write(info / "RECORD", "".join(f"{file},,\n" for file in listed))
+
+
+def identity() -> list[str]:
+    return Registration("student", Plugin("mine", Options, "plug:Mine", "x"), "plug", "1").identity()
+
+
+def changes(path: Path, text: str = "WIDTH = 2\n") -> bool:
+    """Whether another text of a file makes it another plugin."""
+    before = identity()
+    write(path, text)
+    return identity() != before
+
+
+def test_every_module_of_the_distribution_counts(site: Path) -> None:
+    assert changes(site / "core_part.py")
+    assert not changes(site / "core_part.py")
+    assert not changes(site / "elsewhere.py")
+    assert not changes(site / "tests/test_plug.py")
+
+
+def test_a_list_of_top_modules_counts_where_files_are_not_listed(site: Path) -> None:
+    (site / "plug-1.dist-info/RECORD").unlink()
+    assert not changes(site / "core_part.py")
+    write(site / "plug-1.dist-info/top_level.txt", "plug\ncore_part\n")
+    assert changes(site / "core_part.py", "WIDTH = 3\n")
+
+
+def test_the_folder_of_an_editable_installation_counts(site: Path, tmp_path: Path) -> None:
+    source = tmp_path / "work"
+    for name in ("plug.py", "core_part.py"):
+        source.mkdir(exist_ok=True)
+        (site / name).rename(source / name)
+    write(source / "tests/__init__.py", "")
+    write(source / "notes/plan.py", "")
+    write(site / "_editable_plug.pth", f"# a note\nimport os\n{source}\n")
+    install(site, "plug", "_editable_plug.pth")
+    sys.path.insert(1, str(source))
+    importlib.invalidate_caches()
+    assert changes(source / "core_part.py")
+    assert changes(source / "flat_core.py", "WIDTH = 1\n")
+    assert not changes(source / "tests/__init__.py")
+    assert not changes(source / "notes/plan.py")
+
+
+def test_what_the_class_inherits_from_counts_with_its_source(site: Path) -> None:
+    assert changes(site / "base_part.py", "class Base: width = 2\n")
+
+
+def test_what_it_inherits_from_another_distribution_counts_with_its_version(site: Path) -> None:
+    before = identity()
+    install(site, "base-lib", "base_part.py")
+    forget_distributions()
+    installed = identity()
+    assert installed != before
+    assert not changes(site / "base_part.py", "class Base: width = 2\n")
+    install(site, "base-lib", "base_part.py", version="2")
+    forget_distributions()
+    assert identity() != installed
+
+
+def test_a_class_of_an_editable_distribution_counts_with_its_source(site: Path, tmp_path: Path) -> None:
+    source = tmp_path / "work"
+    source.mkdir()
+    (site / "base_part.py").rename(source / "base_part.py")
+    sys.path.insert(1, str(source))
+    install(site, "base-lib", "base_part.pth")
+    write(site / "base_lib-1.dist-info/top_level.txt", "base_part\n")
+    forget_distributions()
+    assert changes(source / "base_part.py", "class Base: width = 2\n")
+
+
+def test_the_libraries_that_meds_is_made_of_do_not_count(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(*arguments: object) -> None:
+        raise AssertionError("every distribution was read")
+
+    monkeypatch.setattr("meds.core.plugin_source._distributions", asked)
+    from meds.core.student import Student
+
+    assert source_digest("plug:Mine", "plug", [Student, Options]) == source_digest("plug:Mine", "plug")
+
+
+def forget_distributions() -> None:
+    """A process looks only once at what is installed."""
+    importlib.invalidate_caches()
+    plugin_source._distributions.cache_clear()
+    plugin_source._installed.cache_clear()
+
+
+def test_asking_again_costs_little(site: Path) -> None:
+    for number in range(100):
+        write(site / "core_part" / f"part_{number}.py", "WIDTH = 1\n" * 1000)
+    identity()
+    begin = time.perf_counter()
+    for _ in range(10):
+        identity()
+    assert time.perf_counter() - begin < 1
 
 
 def test_only_packages_other_than_meds_count_with_their_source() -> None:

@@ -75,11 +75,10 @@ def _places() -> list[Finding]:
 
 
 def _plugins() -> list[Finding]:
-    from meds.core.plugin_module import module_fault
     from meds.core.registry import registry
 
     found = registry()
-    faults = [(item, module_fault(item.plugin.load)) for item in found.all()]
+    faults = [(item, found.fault(item)) for item in found.all()]
     broken = [(f"{item.kind} {item.plugin.name}", item.package, error) for item, error in faults if error]
     rows = [Finding("plugins", "ok", f"{len(faults) - len(broken)} working")]
     broken += [(item.entry_point, item.package, item.error) for item in found.broken]

@@ -16,11 +16,11 @@ from meds.cli.console import console, say_heading
 def show_plugin(name: str, kind: str | None, as_json: bool) -> None:
     """Print where a plugin comes from, and type, default and meaning of every option."""
     from meds.core.describe import describe_options
-    from meds.core.plugin_module import module_fault
     from meds.core.registry import registry
 
-    found = registry().find(name, kind)
-    error = module_fault(found.plugin.load)
+    known = registry()
+    found = known.find(name, kind)
+    error = known.fault(found)
     options = describe_options(found.plugin.options)
     facts: dict[str, Any] = {
         "name": found.plugin.name,

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from meds.cli.console import console, new_table
-from meds.core.plugin_module import module_fault
 
 if TYPE_CHECKING:
-    from meds.core.registry import Registration
+    from meds.core.registry import Registration, Registry
 
 WIDTH_FOR_MODULES, WIDTH_FOR_SUMMARIES = 120, 180
 
@@ -21,7 +20,7 @@ def show_plugins(as_json: bool) -> None:
     from meds.core.registry import registry
 
     found = registry()
-    rows = [_row(registration) for registration in found.all()]
+    rows = [_row(registration, found) for registration in found.all()]
     broken: list[dict[str, str | None]] = [
         {
             "entry_point": b.entry_point,
@@ -51,9 +50,9 @@ def show_plugins(as_json: bool) -> None:
         console.print(f"broken: {name} of {item['package']}: {item['error']}", soft_wrap=True)
 
 
-def _row(found: Registration) -> dict[str, str | None]:
-    """What is told of a plugin that a hook returned; it is broken if there is no module to load it from."""
-    error = module_fault(found.plugin.load)
+def _row(found: Registration, known: Registry) -> dict[str, str | None]:
+    """What is told of a plugin that a hook returned; it is broken if that much can be told without loading it."""
+    error = known.fault(found)
     return {
         "name": found.plugin.name,
         "kind": found.kind,

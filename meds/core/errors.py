@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 def first_line(error: BaseException) -> str:
     """What a foreign error says in its first line, or its type if it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def unknown_name(what: str, name: str, known: Iterable[str], where: str = "") -> str:
+    """A sentence for an unknown name, with the nearest known one; `where` follows the name."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known) or 'none'}."
+    return f"unknown {what} '{name}'{where}; {hint}"
 
 
 class MedsError(Exception):

@@ -2,164 +2,110 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any
 
-import pluggy
-from pydantic import BaseModel, ConfigDict
+from meds.core.errors import MedsError, PluginError, unknown_name
+from meds.core.plugin import (
+    KINDS,
+    OWN_DISTRIBUTION,
+    BrokenPlugin,
+    Options,
+    Plugin,
+    Registration,
+    nested_plugins,
+)
+from meds.core.plugin_claims import Claim, holder, why_contested, why_lost
+from meds.core.plugin_faults import check_plugin, ended, values_fault
+from meds.core.plugin_hooks import call_hooks
+from meds.core.plugin_module import module_fault
 
-from meds.core import hookspecs
-from meds.core.errors import MedsError, PluginError
-from meds.core.plugin_source import source_digest
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "KINDS",
+    "OWN_DISTRIBUTION",
+    "BrokenPlugin",
+    "Options",
+    "Plugin",
+    "Registration",
+    "Registry",
+    "known_kind",
+    "load_registry",
+    "nested_plugins",
+    "registry",
+    "unknown_name",
+]
 
 ENTRY_POINT_GROUP = "meds"
-OWN_DISTRIBUTION = "meds-ad"
-
-KINDS: dict[str, str] = {
-    "dataset": "meds_datasets",
-    "backbone": "meds_backbones",
-    "student": "meds_students",
-    "stage": "meds_stages",
-    "selection rule": "meds_selection_rules",
-    "noise protocol": "meds_noise_protocols",
-    "logger": "meds_loggers",
-}
-
-
-class Options(BaseModel):
-    """Base of every options model: unknown keys are refused, values are fixed once validated."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def nested_plugins(options: type[Options]) -> dict[str, str]:
-    """Options that name a plugin themselves, such as a stage's selection rule: the option's name and the kind."""
-    extras = {name: field.json_schema_extra for name, field in options.model_fields.items()}
-    return {
-        name: str(extra["plugin"]) for name, extra in extras.items() if isinstance(extra, dict) and "plugin" in extra
-    }
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """One pluggable thing.
-
-    `load` is a "module:Class" text, imported only when the plugin is used. `recipes` maps a recipe
-    name ("paper", "released") to option values that it sets unless the spec says otherwise. `selecting`
-    holds option values of a student that its authors or the MeDS paper use where the training images are
-    selected; they are set, unless the spec says otherwise, in a pipeline with a stage that `selects`.
-    `stage_recipes` maps a recipe's name to the types of stages and the option values that they get with this student
-    in place of the stage's own recipe. `without_type` is the key by which a block that has no `type` means this
-    plugin; the empty text stands for "if no other is meant".
-    """
-
-    name: str
-    options: type[Options]
-    load: str
-    summary: str
-    recipes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    version: str = "1"
-    selecting: dict[str, Any] = field(default_factory=dict)
-    selects: bool = False
-    stage_recipes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
-    without_type: str | None = None
-
-
-@dataclass(frozen=True)
-class Registration:
-    """A plugin together with its kind and the package that it came from."""
-
-    kind: str
-    plugin: Plugin
-    package: str
-    package_version: str
-
-    def load(self, contract: type | None = None) -> Any:
-        """Import and return the implementation.
-
-        Raises:
-            PluginError: its import failed, with the plugin's own error, or it is no subclass of `contract`.
-        """
-        module_name, _, attribute = self.plugin.load.partition(":")
-        title = f"The {self.kind} '{self.plugin.name}' (package {self.package} {self.package_version})"
-        try:
-            found = getattr(importlib.import_module(module_name), attribute)
-        except Exception as error:
-            raise PluginError(f"{title} could not be loaded: {type(error).__name__}: {error}.") from error
-        if contract is not None and not (isinstance(found, type) and issubclass(found, contract)):
-            raise PluginError(f"{title} is {found!r}, and must be a subclass of {contract.__name__} of meds.api.")
-        return found
-
-    def identity(self) -> list[str]:
-        """What tells one implementation from another; it is part of the name of every result that it has a part in.
-
-        Packages other than meds count with their source code, so that a plugin under development never takes a stored
-        result of its former self for its own.
-        """
-        known = [self.plugin.name, self.package, self.package_version, self.plugin.version]
-        return known if self.package == OWN_DISTRIBUTION else [*known, source_digest(self.plugin.load)]
-
-
-@dataclass(frozen=True)
-class BrokenPlugin:
-    """An entry point that could not be loaded, with its error."""
-
-    entry_point: str
-    package: str
-    package_version: str
-    error: str
-    module: str = ""
 
 
 class Registry:
-    """All plugins by kind and name. A broken plugin is listed in `broken` and harms nothing else."""
+    """All plugins by kind and name. A broken plugin is listed in `broken` and harms nothing else.
+
+    A name that two other packages claim is nobody's, so that the order in which they are found decides nothing; one
+    that comes with meds stays there.
+    """
 
     def __init__(self) -> None:
         self._by_kind: dict[str, dict[str, Registration]] = {kind: {} for kind in KINDS}
-        self.broken: list[BrokenPlugin] = []
+        self._claims: dict[tuple[str, str], list[Claim]] = {}
+        self._faulty: list[BrokenPlugin] = []
+
+    @property
+    def broken(self) -> list[BrokenPlugin]:
+        """Entry points that could not be loaded, and single plugins that are left out because of their names."""
+        lost = [
+            claim.left_out(why_lost(claims, claim))
+            for claims in self._claims.values()
+            for claim in claims
+            if claim is not holder(claims)
+        ]
+        return [*self._faulty, *lost]
 
     def register_module(self, module: ModuleType | object, package: str, version: str, name: str = "") -> None:
-        """Register what the hooks of one module (or object) return, all or nothing."""
-        manager = pluggy.PluginManager(hookspecs.PROJECT)
-        manager.add_hookspecs(hookspecs)
+        """Register what the hooks of one module (or object) return, all or nothing but for names that are taken."""
+        entry_point, origin = name or str(module), getattr(module, "__name__", "")
         try:
-            _check_version(module, package)
-            manager.register(module)
-            manager.check_pending()
-            found = [
-                Registration(kind, plugin, package, version)
-                for kind, hook in KINDS.items()
-                for plugins in getattr(manager.hook, hook)()
-                for plugin in plugins
-            ]
-            self._refuse_duplicates(found)
-            _refuse_reserved(found)
-        except Exception as error:
-            self.note_broken(name or str(module), package, version, error, getattr(module, "__name__", ""))
+            found = [Registration(kind, plugin, package, version) for kind, plugin in call_hooks(module, package)]
+            for registration in found:
+                check_plugin(registration.kind, registration.plugin)
+            _refuse_twice(found)
+            self._refuse_keys(found)
+        except (Exception, SystemExit) as error:
+            self.note_broken(entry_point, package, version, error, origin)
             return
         for registration in found:
-            self._by_kind[registration.kind][registration.plugin.name] = registration
+            self._claim(Claim(registration, entry_point, origin))
 
     def note_broken(self, name: str, package: str, version: str, error: BaseException, module: str = "") -> None:
         """List an entry point as broken; an error that meds did not raise on purpose is shown with its type."""
         text = str(error) if isinstance(error, MedsError) else f"{type(error).__name__}: {error}"
-        self.broken.append(BrokenPlugin(name, package, version, text, module))
+        self._faulty.append(BrokenPlugin(name, package, version, text, module))
 
-    def _refuse_duplicates(self, found: Iterable[Registration]) -> None:
-        new: dict[tuple[str, str], Registration] = {}
+    def _claim(self, claim: Claim) -> None:
+        kind, name = claim.registration.kind, claim.registration.plugin.name
+        claims = self._claims.setdefault((kind, name), [])
+        claims.append(claim)
+        self._by_kind[kind].pop(name, None)
+        if (owner := holder(claims)) is not None:
+            self._by_kind[kind][name] = owner.registration
+
+    def _refuse_keys(self, found: Iterable[Registration]) -> None:
+        """PluginError for a `without_type` that would take blocks from a plugin that comes with meds."""
         for registration in found:
-            kind, name = registration.kind, registration.plugin.name
-            other = self._by_kind[kind].get(name) or new.get((kind, name))
-            new[kind, name] = registration
-            if other is not None:
-                raise PluginError(f"The {kind} name '{name}' is already taken by {other.package}.")
+            kind, key = registration.kind, registration.plugin.without_type
+            own = [item.plugin for item in self._by_kind[kind].values() if item.package == OWN_DISTRIBUTION]
+            if key is None or registration.package == OWN_DISTRIBUTION or not own:
+                continue
+            if key == "" or any(key in plugin.options.model_fields for plugin in own):
+                raise PluginError(
+                    f"The {kind} '{registration.plugin.name}' has {key!r} as its `without_type`, which means one that "
+                    "comes with meds; choose an option that none of these has."
+                )
 
     def names(self, kind: str) -> list[str]:
         """Names of all working plugins of a kind, sorted."""
@@ -173,12 +119,14 @@ class Registry:
         """The plugin of that name, of any kind if none is given.
 
         Raises:
-            PluginError: there is none (with the nearest known name), or several kinds have one.
+            PluginError: there is none (with the nearest known name), several claim it, or several kinds have one.
         """
         if kind is not None:
             return self.get(known_kind(kind), name)
         found = [registration for registration in self.all() if registration.plugin.name == name]
         if not found:
+            for each in KINDS:
+                self._refuse_contested(each, name)
             known = {registration.plugin.name for registration in self.all()}
             raise PluginError(unknown_name("plugin", name, known) + self.broken_hint())
         if len(found) > 1:
@@ -187,11 +135,22 @@ class Registry:
         return found[0]
 
     def get(self, kind: str, name: str) -> Registration:
-        """The plugin of that kind and name; PluginError with the nearest known name if there is none."""
+        """The plugin of that kind and name.
+
+        Raises:
+            PluginError: there is none (with the nearest known name), or several packages claim the name.
+        """
         try:
             return self._by_kind[kind][name]
         except KeyError:
+            self._refuse_contested(kind, name)
             raise PluginError(unknown_name(kind, name, self.names(kind)) + self.broken_hint()) from None
+
+    def _refuse_contested(self, kind: str, name: str) -> None:
+        """PluginError for a name that is left out because several want it."""
+        claims = self._claims.get((kind, name), [])
+        if claims and holder(claims) is None:
+            raise PluginError(why_contested(claims)) from None
 
     def meant(self, kind: str, block: Mapping[str, Any]) -> str | None:
         """The plugin that a spec's block names, or means by its keys without a `type`; None if that is unclear."""
@@ -204,8 +163,41 @@ class Registry:
 
     def broken_hint(self) -> str:
         """What to add to "unknown name": the wanted plugin may be a broken one; empty if none is broken."""
-        packages = sorted({item.package for item in self.broken})
+        packages = sorted({item.package for item in self._faulty})
         return f" Broken and left out: {', '.join(packages)} (see `meds plugins`)." if packages else ""
+
+    def fault(self, found: Registration) -> str | None:
+        """What is wrong with a plugin as far as can be told without importing it; None if nothing."""
+        return module_fault(found.plugin.load) or self.recipe_fault(found)
+
+    def recipe_fault(self, found: Registration, recipe: str | None = None) -> str | None:
+        """What is wrong with a student's `stage_recipes`, of one recipe or of all, now that all stages are known.
+
+        None if nothing is. The student works without the recipe, and a stage may be another package's, which is broken:
+        so it is not left out.
+        """
+        for name, stages in found.plugin.stage_recipes.items():
+            for stage, values in stages.items() if recipe in (None, name) else ():
+                known = self._by_kind["stage"].get(stage)
+                if known is None:
+                    fault: str | None = unknown_name("stage", str(stage), self.names("stage"))
+                else:
+                    fault = values_fault(known.plugin.options, values)
+                if fault is not None:
+                    where = f"in `stage_recipes` for '{name}' and the stage '{stage}'"
+                    title = f"the student '{found.plugin.name}' of {found.package}"
+                    return ended(f"{title} has a mistake {where}: {fault}")
+        return None
+
+
+def _refuse_twice(found: Iterable[Registration]) -> None:
+    """PluginError for two plugins of one module that bear the same name."""
+    seen = set()
+    for registration in found:
+        kind, name = registration.kind, registration.plugin.name
+        if (kind, name) in seen:
+            raise PluginError(f"It has two plugins of the kind '{kind}' named '{name}'; rename one.")
+        seen.add((kind, name))
 
 
 def known_kind(text: str) -> str:
@@ -215,39 +207,6 @@ def known_kind(text: str) -> str:
         return kinds[text.strip().lower().replace(" ", "-")]
     except KeyError:
         raise PluginError(unknown_name("kind of plugin", text, kinds)) from None
-
-
-def unknown_name(what: str, name: str, known: Iterable[str], where: str = "") -> str:
-    """A sentence for an unknown name, with the nearest known one; `where` follows the name."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known) or 'none'}."
-    return f"unknown {what} '{name}'{where}; {hint}"
-
-
-def _refuse_reserved(found: Iterable[Registration]) -> None:
-    """PluginError for an option that no spec could set, because its key says which plugin, or stage, is meant."""
-    for registration in found:
-        reserved = {"type", "name"} if registration.kind == "stage" else {"type"}
-        taken = sorted(reserved & getattr(registration.plugin.options, "model_fields", {}).keys())
-        if taken:
-            raise PluginError(
-                f"The {registration.kind} '{registration.plugin.name}' has an option '{taken[0]}', and in a spec this "
-                "key is not an option's; rename it."
-            )
-
-
-def _check_version(module: ModuleType | object, package: str) -> None:
-    """PluginError if a module with hooks states that it was written for another version of `meds.api`."""
-    stated = getattr(module, "MEDS_API", hookspecs.API_VERSION)
-    if isinstance(stated, bool) or not isinstance(stated, int):
-        raise PluginError(f"MEDS_API must be a whole number such as {hookspecs.API_VERSION}, not {stated!r}.")
-    if stated != hookspecs.API_VERSION:
-        newer = OWN_DISTRIBUTION if stated > hookspecs.API_VERSION else package
-        raise PluginError(
-            f"It was written for version {stated} of meds.api, and the installed meds has version "
-            f"{hookspecs.API_VERSION}; install a newer release of {newer}."
-        )
 
 
 def _wanted() -> Callable[[EntryPoint], bool]:
@@ -265,24 +224,25 @@ def _wanted() -> Callable[[EntryPoint], bool]:
 
 def _package(point: EntryPoint) -> tuple[str, str]:
     dist = point.dist
-    return (dist.name, dist.version) if dist is not None else ("unknown", "unknown")
+    return (dist.name or "unknown", dist.version or "unknown") if dist is not None else ("unknown", "unknown")
 
 
 def load_registry() -> Registry:
     """Load every entry point of the group `meds`; MEDS_PLUGINS=a,b limits those of other packages."""
     registry = Registry()
     wanted = _wanted()
+    known: set[tuple[str, int]] = set()
     points = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda p: (_package(p)[0] != OWN_DISTRIBUTION, p.name))
-    for point in points:
-        if not wanted(point):
-            continue
+    for point in filter(wanted, points):
         package, version = _package(point)
         try:
             module = point.load()
         except (Exception, SystemExit) as error:
-            registry.note_broken(point.name, package, version, error, point.module)
+            registry.note_broken(point.name, package, version, error, point.value.partition(":")[0].strip())
             continue
-        registry.register_module(module, package, version, point.name)
+        if (package, id(module)) not in known:  # two entry points of a package may name one module
+            registry.register_module(module, package, version, point.name)
+        known.add((package, id(module)))
     return registry
 
 

@@ -12,10 +12,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from meds.core.errors import PluginError, SpecError
+from meds.core.plugin import Recipe
 from meds.core.registry import Options, Registration, Registry, nested_plugins, unknown_name
 from meds.core.spec_source import KeyPath, SpecSource, read_spec
 
-Recipe = Literal["paper", "released"]
 # The folder of a run directory into which reports go that are no longer true.
 EARLIER = "earlier"
 _STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -148,7 +148,7 @@ def resolve_spec(source: SpecSource, registry: Registry) -> Spec:
     resolver.selecting = any(_selects(stage, registry) for stage in model.stages)
     student = resolver.block("student", model.student, ("student",))
     if student is not None:
-        resolver.stage_recipe = student.registration.plugin.stage_recipes.get(model.recipe or "", {})
+        resolver.take_stage_recipe(student.registration)
     stages = [resolver.block("stage", stage, ("stages", i)) for i, stage in enumerate(model.stages)]
     loggers = [resolver.block("logger", logger, ("loggers", i)) for i, logger in enumerate(model.loggers)]
     names = [stage.name for stage in stages if stage is not None]
@@ -210,6 +210,16 @@ class _Resolver:
             self.problems += _sentences(error, self.source, path, registration.plugin.options)
             return None
         return Block(registration, self._nested(options, path), stage_name)
+
+    def take_stage_recipe(self, student: Registration) -> None:
+        """Use what the student has for stages in the recipe of the spec; a mistake in it is not the spec's."""
+        if self.recipe is None:
+            return
+        fault = self.registry.recipe_fault(student, self.recipe)
+        if fault is None:
+            self.stage_recipe = student.plugin.stage_recipes.get(self.recipe, {})
+        else:
+            self.problems.append(f"{self.source.where(('recipe',))}: `recipe`: {fault}")
 
     def _nested(self, options: Options, path: KeyPath) -> Options:
         """Resolve options that name a plugin themselves, such as a stage's selection rule."""
