@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kit_cases import caught, kit_of
+from kit_cases import OF_EVERY_KIT, caught, kit_of
 from PIL import Image
 
 from meds.core.contamination import ClassNoise, Contaminated, NoiseProtocol, NoiseReport
@@ -20,8 +20,6 @@ from meds.core.registry import Options
 from meds.plugins.noise import InjectOptions, InjectProtocol
 from meds.testing import DatasetKit, NoiseProtocolKit
 from meds.testing.base import Kit
-
-OF_EVERY_KIT = {"test_unknown_options_are_refused", "test_options_survive_a_spec", "test_listing_imports_no_torch"}
 
 
 class Drawn(Dataset):

@@ -1,31 +1,22 @@
-"""The kits for stages, selection rules and run loggers catch broken plugins with every one of their checks."""
+"""The kit for stages catches a broken stage with every one of its checks."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from kit_cases import caught, kit_of, registry_with
+from kit_cases import OF_EVERY_KIT, caught, kit_of
 
 from meds.core.checkpoint import Checkpoints
 from meds.core.errors import PluginError
-from meds.core.events import RunLogger
 from meds.core.model import Scores
 from meds.core.scoring import patch_distance
-from meds.core.selection import SelectionRule
 from meds.core.stage import Scorer, Stage
 from meds.core.student import Student
-from meds.plugins.selection import MedianMad, MedianMadOptions
-from meds.testing import RunLoggerKit, SelectionRuleKit, StageKit
-from meds.testing.base import Kit
-from meds.testing.plain_models import PlainStudent
-from meds.testing.run_loggers import EVENTS, failures
-from meds.testing.tiny_run import MEDS, Moments, Stopped, TinyRun
-
-OF_EVERY_KIT = {"test_unknown_options_are_refused", "test_options_survive_a_spec", "test_listing_imports_no_torch"}
+from meds.testing import StageKit
+from meds.testing.tiny_run import Moments, Stopped
 
 
 class Centre(Stage):
@@ -185,155 +176,9 @@ def test_a_stage_as_it_should_be_passes() -> None:
         getattr(kit, check)()
 
 
-def rule(function: Any) -> type[SelectionRule]:
-    """A rule whose threshold is what the function makes of scores and factor."""
-
-    class Made(SelectionRule):
-        def threshold(self, scores, factor):
-            return function(scores, factor)
-
-    return Made
-
-
-class Remembers(SelectionRule):
-    calls = 0
-
-    def threshold(self, scores, factor):
-        type(self).calls += 1
-        return float(scores.median()) + factor * self.calls
-
-
-def in_place(scores: Any, factor: float) -> float:
-    scores.copy_(scores.sort().values)
-    return float(scores[len(scores) // 2])
-
-
-def without_a_scale(scores: Any, factor: float) -> float:
-    middle = scores.median()
-    return float(middle + factor / (scores - middle).abs().median())
-
-
-def broken_in_a_run(scores: Any, factor: float) -> float:
-    if len(scores) == 8:
-        raise RuntimeError("eight is too few")
-    return float(scores.median() + factor)
-
-
-@pytest.mark.parametrize(
-    ("check", "found", "sentence"),
-    [
-        ("test_it_loads", object, "must be a subclass of SelectionRule"),
-        ("test_thresholds_are_finite", rule(without_a_scale), "for two scores at the factor 0.0 that is not finite"),
-        ("test_thresholds_are_finite", rule(lambda scores, k: scores.median()), "as a Python float, not Tensor"),
-        ("test_something_is_selected", rule(lambda scores, k: float(scores.min())), "selects 0 of a hundred"),
-        (
-            "test_a_larger_factor_keeps_what_was_selected",
-            rule(lambda scores, k: float(scores.max()) - k),
-            "fall while the factor grows",
-        ),
-        ("test_order_of_images_plays_no_part", rule(lambda scores, k: float(scores[50])), "the same in another order"),
-        ("test_same_scores_give_the_same_threshold", Remembers, "another threshold for the same scores"),
-        ("test_same_scores_give_the_same_threshold", rule(in_place), "changes the scores that it is given in place"),
-        ("test_selection_runs_with_it", rule(broken_in_a_run), "raised RuntimeError: eight is too few"),
-    ],
-)
-def test_a_broken_selection_rule_is_caught(check: str, found: Any, sentence: str) -> None:
-    caught(SelectionRuleKit, found, check, sentence)
-
-
-def test_a_selection_rule_with_options() -> None:
-    kit_of(SelectionRuleKit, MedianMad, MedianMadOptions, options={"median": "middle"}).test_something_is_selected()
-
-
-class Lines(RunLogger):
-    """As it should be: writes a line for every stage."""
-
-    def after_stage(self, run, stage, facts):
-        with (run / "lines.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{stage} {facts['cost']['wall_s']}\n")
-
-    def stage_failed(self, run, stage, facts):
-        (run / "failed.txt").write_text(f"{stage} {facts['error']}\n", encoding="utf-8")
-
-
-class WantsTheLoss(Lines):
-    def epoch(self, run, stage, facts):
-        self.last = facts["loss"]
-
-
-class Leaves(Lines):
-    def artifact_saved(self, run, stage, facts):
-        if "path" not in facts:
-            raise KeyboardInterrupt("no path")
-
-
-class WritesIntoArtifacts(Lines):
-    def artifact_saved(self, run, stage, facts):
-        (run / "nowhere" / stage).write_text(facts["fingerprint"])
-
-
-class FailsOnFailures(Lines):
-    def stage_failed(self, run, stage, facts):
-        raise ValueError("what now?")
-
-
-@pytest.mark.parametrize(
-    ("check", "logger", "sentence"),
-    [
-        ("test_it_loads", print, "which is no class"),
-        ("test_every_event_is_survived", WantsTheLoss, "told of an event: WantsTheLoss: KeyError: 'loss'"),
-        ("test_an_error_never_stops_a_run", Leaves, "ends the run in 'artifact_saved': it raises KeyboardInterrupt"),
-        ("test_results_do_not_depend_on_it", WritesIntoArtifacts, "raises an error in a run: .*FileNotFoundError"),
-        ("test_a_failed_stage_is_survived", FailsOnFailures, "in a run that is stopped: .*ValueError: what now"),
-    ],
-)
-def test_a_broken_logger_is_caught(check: str, logger: Any, sentence: str) -> None:
-    caught(RunLoggerKit, logger, check, sentence)
-
-
-def test_a_logger_that_changes_the_results_is_caught() -> None:
-    """PlainStudent has no randomness in its training, so the logger reaches for the student's class."""
-
-    class Meddles(Lines):
-        def before_stage(self, run, stage, facts):
-            PlainStudent.loss = lambda self, targets, outputs, progress: (targets[0] - outputs[0]).abs().mean()
-
-    own = PlainStudent.loss
-    try:
-        sentence = "changes the results of `select-finetune`"
-        caught(RunLoggerKit, Meddles, "test_results_do_not_depend_on_it", sentence)
-    finally:
-        PlainStudent.loss = own
-
-
-@pytest.mark.parametrize("error", [ValueError, SystemExit])
-def test_a_run_goes_on_without_a_logger_that_raises(error: type[BaseException], tmp_path: Path) -> None:
-    def fail(self: Any, run: Path, stage: str, facts: dict[str, Any]) -> None:
-        raise error(stage)
-
-    logger = type("Fails", (RunLogger,), dict.fromkeys(EVENTS, fail))
-    run = TinyRun(registry_with("logger", logger), tmp_path, MEDS, loggers=[{"type": "broken"}])
-    assert run.run()["classes"]
-    assert failures(run.directory) == [f"Fails: {error.__name__}: memory"]
-
-
-def test_a_logger_as_it_should_be_passes() -> None:
-    kit = kit_of(RunLoggerKit, Lines)
-    for check in sorted(set(RunLoggerKit.checks) - OF_EVERY_KIT):
-        getattr(kit, check)()
-
-
-@pytest.mark.parametrize(
-    ("kit", "test"),
-    [
-        (StageKit, test_a_broken_stage_is_caught),
-        (SelectionRuleKit, test_a_broken_selection_rule_is_caught),
-        (RunLoggerKit, test_a_broken_logger_is_caught),
-    ],
-)
-def test_every_check_of_the_kits_catches_something(kit: type[Kit], test: Any) -> None:
-    (marks,) = test.pytestmark
-    assert {check for check, *_ in marks.args[1]} | OF_EVERY_KIT == set(kit.checks)
+def test_every_check_of_the_kit_catches_something() -> None:
+    (marks,) = test_a_broken_stage_is_caught.pytestmark
+    assert {check for check, *_ in marks.args[1]} | OF_EVERY_KIT == set(StageKit.checks)
 
 
 def test_an_interruption_is_one_for_every_plugin() -> None:
