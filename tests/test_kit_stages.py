@@ -16,6 +16,7 @@ from meds.core.scoring import patch_distance
 from meds.core.stage import Scorer, Stage
 from meds.core.student import Student
 from meds.testing import StageKit
+from meds.testing.stages import SCORED
 from meds.testing.tiny_run import Moments, Stopped
 
 
@@ -144,6 +145,93 @@ class InfiniteTime(Centre):
         return float("inf")
 
 
+class CountsTests(Centre):
+    def run(self, context):
+        super().run(context)
+        context.output.info["tests"] = len(context.data.test)
+
+
+class MeansOfTests(Centre):
+    """Looks at the pixels of test images, as what fits a normalisation to them does."""
+
+    def run(self, context):
+        super().run(context)
+        context.output.write_tensors("test", {"mean": context.read_features(context.data.test)[0].mean()})
+
+
+class WeighsByLabels(Centre):
+    def run(self, context):
+        super().run(context)
+        context.output.info["defects"] = [sample.record.label for sample in context.data.train]
+
+
+class WeighsByInjected(Centre):
+    def run(self, context):
+        super().run(context)
+        context.output.info["defects"] = [sample.injected for sample in context.data.train]
+
+
+class ReadsTheReport(Centre):
+    def run(self, context):
+        super().run(context)
+        context.output.info["share"] = context.data.noise["total"]["injected"] / len(context.data.train)
+
+
+class TrustsPeople(Centre):
+    def run(self, context):
+        super().run(context)
+        context.output.info["confirmed"] = sum(sample.confirmed for sample in context.data.train)
+
+
+class WithoutAStudent(Centre):
+    """As it should be: the same whatever the student is."""
+
+    def student_matters(self, backbone):
+        return False
+
+
+class HidesItsStudent(WithoutAStudent):
+    def run(self, context):
+        super().run(context)
+        student = context.new_student("start")
+        context.output.write_tensors("start", {"weights": next(student.parameters()).detach().clone()})
+
+
+class HidesItsLayers(WithoutAStudent):
+    """Finds out about the student by the layers that it needs."""
+
+    def run(self, context):
+        super().run(context)
+        context.output.info["layers"] = list(context.student_layers())
+
+
+class HidesItsStudentBehindAMemory(HidesItsStudent):
+    produces = "weighed-scores"
+
+    def consumes(self):
+        return (("memory-scores",),)
+
+
+class Declares(CountsTests):
+    """As it should be: says what it looks at."""
+
+    def sees_test_images(self):
+        return True
+
+    def sees_confirmations(self):
+        return True
+
+    def run(self, context):
+        super().run(context)
+        context.output.info["labels"] = [sample.record.label for sample in context.data.train]
+        context.output.info["confirmed"] = sum(sample.confirmed for sample in context.data.train)
+        context.output.info["start"] = float(next(context.new_student("start").parameters()).detach().sum())
+
+
+class WithoutAScorer(Centre):
+    scorer = Stage.scorer
+
+
 @pytest.mark.parametrize(
     ("check", "stage", "sentence"),
     [
@@ -155,6 +243,23 @@ class InfiniteTime(Centre):
         ("test_same_bits_again_and_after_interruptions", DrawsFromElsewhere, "when it is run again .*'info.noise'"),
         ("test_same_bits_again_and_after_interruptions", CountsTwice, "when it is interrupted .*'info.total'"),
         ("test_same_bits_again_and_after_interruptions", GoesOn, "it catches KeyboardInterrupt"),
+        (
+            "test_dependencies_are_declared",
+            CountsTests,
+            "with other test images, .*'info.tests' differs; look at",
+        ),
+        ("test_dependencies_are_declared", MeansOfTests, "other bits with other test images, .* the same name"),
+        ("test_dependencies_are_declared", WeighsByLabels, "other labels of the same training images, .*; leave"),
+        ("test_dependencies_are_declared", WeighsByInjected, "other labels of the same training images"),
+        ("test_dependencies_are_declared", ReadsTheReport, "other labels of the same training images"),
+        ("test_dependencies_are_declared", TrustsPeople, "that a person has confirmed, .* let `sees_confirmations`"),
+        (
+            "test_dependencies_are_declared",
+            HidesItsStudent,
+            "another student, .* let `student_matters` return True",
+        ),
+        ("test_dependencies_are_declared", HidesItsLayers, "with another student, .*'info.layers' differs"),
+        ("test_dependencies_are_declared", HidesItsStudentBehindAMemory, "with another student"),
         ("test_classes_separate_and_unified", OneClassOnly, "raised ValueError: too many values to unpack"),
         ("test_classes_separate_and_unified", WritesNothing, "ends without a file in its artifact"),
         ("test_both_families_of_encoders", CnnOnly, "raised ValueError: substring not found"),
@@ -162,12 +267,36 @@ class InfiniteTime(Centre):
         ("test_layers_needed_are_known", ReadsTheUnknown, "raised PluginError: .*'stride3'; did you mean"),
         ("test_detectors_run_or_are_refused", StudentsOnly, "refuse it in `check_model` .* raises AttributeError"),
         ("test_scorer", NegativeScores, "scoring, gives a negative score"),
+        ("test_scorer", WithoutAScorer, "produces a 'memory-scores', .* and has no scorer: override `scorer`, or"),
         ("test_scorer", GivesTensors, "must give a Scorer, not Tensor"),
         ("test_estimate", InfiniteTime, "must estimate its time in seconds, not inf"),
     ],
 )
 def test_a_broken_stage_is_caught(check: str, stage: Any, sentence: str) -> None:
     caught(StageKit, stage, check, sentence)
+
+
+@pytest.mark.parametrize("kind", SCORED)
+def test_a_kind_that_is_scored_with_needs_a_scorer(kind: str) -> None:
+    caught(StageKit, type("Made", (WithoutAScorer,), {"produces": kind}), "test_scorer", f"produces a '{kind}'")
+
+
+def test_a_result_that_nothing_is_scored_with_needs_no_scorer() -> None:
+    kit_of(StageKit, type("Made", (WithoutAScorer,), {"produces": "centres"})).test_scorer()
+
+
+@pytest.mark.parametrize("stage", [Declares, WithoutAStudent])
+def test_a_stage_that_declares_what_it_depends_on_passes(stage: Any) -> None:
+    kit_of(StageKit, stage).test_dependencies_are_declared()
+
+
+def test_a_student_of_the_kit_that_a_stage_refuses_is_no_defect() -> None:
+    class Choosy(WithoutAStudent):
+        def check_model(self, name, model, backbone):
+            if name != "plain-student":
+                raise PluginError(f"{name} is not for this stage")
+
+    kit_of(StageKit, Choosy).test_dependencies_are_declared()
 
 
 def test_a_stage_as_it_should_be_passes() -> None:
