@@ -337,7 +337,7 @@ def test_the_command_says_why_checks_are_left_out(
     done = meds("plugins", "check", "median-mad")
     assert done.code == 1
     assert "test_it_loads: The selection rule 'median-mad' raised PluginError: The selection rule" in done.said
-    assert "Left out: it does not load (test_a_larger_factor_keeps_what_was_selected, test_listing_" in done.said
+    assert "Left out: it does not load (test_a_larger_factor_keeps_what_was_selected, test_earlier_" in done.said
     assert f"1 failed, {len(SelectionRuleKit.checks) - 1} left out." in done.out
 
 

@@ -30,6 +30,28 @@ class Remembers(SelectionRule):
         return float(scores.median()) + factor * self.calls
 
 
+class CountsItsCalls(SelectionRule):
+    """The first answer is that of every new rule."""
+
+    def __init__(self, options):
+        super().__init__(options)
+        self.calls = 0
+
+    def threshold(self, scores, factor):
+        self.calls += 1
+        return float(scores.median()) + factor * self.calls
+
+
+class NeverFalls(SelectionRule):
+    """Keeps the largest threshold that there was, of whatever class."""
+
+    largest = 0.0
+
+    def threshold(self, scores, factor):
+        self.largest = max(self.largest, float(scores.median()) * (1 + factor))
+        return self.largest
+
+
 def in_place(scores: Any, factor: float) -> float:
     scores.copy_(scores.sort().values)
     return float(scores[len(scores) // 2])
@@ -61,6 +83,8 @@ def broken_in_a_run(scores: Any, factor: float) -> float:
         ("test_order_of_images_plays_no_part", rule(lambda scores, k: float(scores[50])), "the same in another order"),
         ("test_same_scores_give_the_same_threshold", Remembers, "another threshold for the same scores"),
         ("test_same_scores_give_the_same_threshold", rule(in_place), "changes the scores that it is given in place"),
+        ("test_earlier_questions_play_no_part", CountsItsCalls, "and a new one has .*: a run that is resumed would"),
+        ("test_earlier_questions_play_no_part", NeverFalls, "keep nothing from one call to the next"),
         ("test_selection_runs_with_it", rule(broken_in_a_run), "raised RuntimeError: eight is too few"),
     ],
 )
