@@ -235,6 +235,21 @@ def kept_the_split(found: Contaminated) -> Contaminated:
             protocol(lambda found: replace(found, injected=(True,) * len(found.train))),
             "image is no defect and is flagged",
         ),
+        (
+            "test_test_images_are_left",
+            protocol(lambda found: replace(found, test=())),
+            "leaves none of the 5 normal test images of 'bolt', without which nothing can be measured",
+        ),
+        (
+            "test_test_images_are_left",
+            protocol(lambda found: replace(found, test=tuple(r for r in found.test if r.label == 0))),
+            "leaves none of the 8 defective test images of 'bolt'",
+        ),
+        (
+            "test_test_images_are_left",
+            protocol(lambda found: replace(found, test=tuple(r for r in found.test if r.class_name == "bolt"))),
+            "leaves none of the 5 normal test images of 'nut'",
+        ),
         ("test_report_adds_up", protocol(noise(normals=11)), "reports normals = 11 for 'nut', and there are 10"),
         ("test_report_adds_up", protocol(noise(injected=0)), r"already_present \+ injected = 0"),
         ("test_report_adds_up", protocol(noise(anomalies_available=3)), "anomalies_available = 3 for 'nut', .* are 8"),
