@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from pydantic import ValidationError
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from meds.core.backbone import Backbone
 from meds.core.errors import PluginError
-from meds.core.model import EvaluationDefaults, ImageScore, Scores
+from meds.core.model import EvaluationDefaults, Scores
 from meds.core.registry import Registry
 from meds.testing.base import CheckError, Kit, check, described, require
 from meds.testing.encoders import ENCODERS, smooth_images
@@ -221,11 +221,9 @@ class ModelKit(Kit):
 
 
 EVALUATION_VALUES: dict[str, tuple[str, ...]] = {
-    "smoothing": ("none", "gaussian", "gaussian5"),
-    "image_score": get_args(ImageScore),
-    "mask_rule": ("half", "any"),
-    "mask_resize": ("bilinear", "nearest"),
+    name: get_args(hint) for name, hint in get_type_hints(EvaluationDefaults).items() if get_origin(hint) is Literal
 }
+"""The fields of EvaluationDefaults that take one of a few values, and which."""
 
 
 def check_scores(who: str, scores: object, count: int) -> Scores:

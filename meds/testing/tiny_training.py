@@ -18,6 +18,11 @@ TOTALS = (2, 10, 1000)
 OPTIONAL_NUMBERS = ("iterations", "epochs", "clip_norm")
 
 
+def optimiser_of(student: Any) -> Any:
+    """The optimiser of a student's trainable parameters, made as a training makes it."""
+    return student.training_defaults().optimiser([p for p in student.parameters() if p.requires_grad])
+
+
 def train_steps(
     student: Any,
     features: Sequence[Tensor],
