@@ -221,6 +221,28 @@ def test_a_broken_detector_is_caught(check: str, detector: Any, sentence: str) -
     caught(DetectorKit, detector, check, sentence, backbones=("cnn",) if "unsuitable" not in check else ())
 
 
+def test_a_matrix_that_lies_in_columns_is_stored_without_loss() -> None:
+    class Whitens(PlainDetector):
+        def fit(self, training):
+            super().fit(training)
+            matrix = torch.rand(len(self.mean), len(self.mean)) + len(self.mean) * torch.eye(len(self.mean))
+            self.inverse = torch.linalg.inv(matrix)
+            assert not self.inverse.is_contiguous()
+
+        def score(self, features, classes):
+            gaps = (features[0].movedim(1, -1) - self.mean) @ self.inverse
+            return Scores([gaps.square().sum(dim=-1).sqrt()])
+
+        def state(self):
+            return {**super().state(), "inverse": self.inverse}
+
+        def load_state(self, state, device):
+            super().load_state(state, device)
+            self.inverse = state["inverse"].to(device)
+
+    kit_of(DetectorKit, Whitens, backbones=("cnn",)).test_state_survives_safetensors()
+
+
 def test_a_detector_may_refuse_what_it_cannot_do() -> None:
     class Choosy(PlainDetector):
         def fit(self, training):

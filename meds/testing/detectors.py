@@ -112,7 +112,7 @@ class DetectorKit(ModelKit):
             wanted = _scores(first, case.features, case.classes)
             second: Any = case.context.new_model("another")
             torch.rand(3)
-            second.load_state(load_tensors(tensor_bytes(state)), CPU)
+            second.load_state(_stored(state), CPU)
             found = difference(state, second.state())
             require(not found, f"{case.who} has another state after it was written and read again: {found}.")
             again = _named(_scores(second, case.features, case.classes))
@@ -120,7 +120,8 @@ class DetectorKit(ModelKit):
             require(
                 not found,
                 f"{case.who} gives other scores after its state was written and read again: {found}; put everything "
-                "that `score` needs into `state`, and take it over in `load_state`.",
+                "that `score` needs into `state`, take it over in `load_state` (if only last digits differ, `state` "
+                "lays tensors out otherwise than `fit` leaves them: make them contiguous in `fit`).",
             )
             found = difference(state, first.state())
             require(not found, f"{case.who} changes its state when it scores: {found}.")
@@ -195,6 +196,16 @@ def _scores(detector: Any, features: Sequence[Tensor], classes: Tensor) -> Score
     with torch.inference_mode():
         scores: Scores = detector.score([feature.clone() for feature in features], classes)
     return scores
+
+
+def _stored(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state that was written and read again, each tensor in the layout that it had in memory.
+
+    A file has rows only, and a product of a matrix that lies in columns, as torch.linalg.inv gives it, has other last
+    digits than that of the same matrix in rows: nothing is lost with it.
+    """
+    read = load_tensors(tensor_bytes(state))
+    return {name: torch.empty_like(state[name]).copy_(value) for name, value in read.items()}
 
 
 def _named(scores: Scores) -> dict[str, Tensor]:
