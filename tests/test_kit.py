@@ -207,6 +207,15 @@ class NoOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class Undescribed(Options):
+    depth: int = 2
+    width: int = Field(default=4, description="Channels.")
+
+
+class Empty(Undescribed):
+    width: int = Field(default=4, description=" ")
+
+
 class Strict(Options):
     width: int = Field(ge=4)
 
@@ -216,6 +225,8 @@ class Strict(Options):
     [
         ("test_unknown_options_are_refused", Lenient, "accepts the option 'no_such_option'"),
         ("test_options_survive_a_spec", Counting, "does not get its options back from a written spec"),
+        ("test_options_are_described", Undescribed, "does not say what its option depth means: write Field"),
+        ("test_options_are_described", Empty, "does not say what its options depth, width mean: write Field"),
         ("test_it_loads", NoOptions, "needs options that are a subclass of Options"),
         ("test_unknown_options_are_refused", Strict, "raised ValidationError"),
     ],
@@ -337,7 +348,7 @@ def test_the_command_says_why_checks_are_left_out(
     done = meds("plugins", "check", "median-mad")
     assert done.code == 1
     assert "test_it_loads: The selection rule 'median-mad' raised PluginError: The selection rule" in done.said
-    assert "Left out: it does not load (test_a_larger_factor_keeps_what_was_selected, test_listing_" in done.said
+    assert "Left out: it does not load (test_a_larger_factor_keeps_what_was_selected, test_earlier_" in done.said
     assert f"1 failed, {len(SelectionRuleKit.checks) - 1} left out." in done.out
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kit_cases import caught, kit_of
+from kit_cases import OF_EVERY_KIT, caught, kit_of
 from PIL import Image
 
 from meds.core.contamination import ClassNoise, Contaminated, NoiseProtocol, NoiseReport
@@ -20,8 +20,6 @@ from meds.core.registry import Options
 from meds.plugins.noise import InjectOptions, InjectProtocol
 from meds.testing import DatasetKit, NoiseProtocolKit
 from meds.testing.base import Kit
-
-OF_EVERY_KIT = {"test_unknown_options_are_refused", "test_options_survive_a_spec", "test_listing_imports_no_torch"}
 
 
 class Drawn(Dataset):
@@ -76,6 +74,25 @@ def shuffled(records: Any) -> Any:
     return records
 
 
+class SplitsApart(Drawn):
+    """Two images have one path, and the record's split tells them apart."""
+
+    def records(self) -> Any:
+        return [replace(record, path=record.path.replace("/test/", "/train/")) for record in super().records()]
+
+    def read_image(self, record: Record) -> Any:
+        original = record.path.replace("/train/", "/test/") if record.split == "test" else record.path
+        return super().read_image(replace(record, path=original))
+
+
+class InBothSplits(Drawn):
+    """As it should be: some images are for training and for testing."""
+
+    def records(self) -> Any:
+        records = super().records()
+        return [*records, *(replace(record, split="test") for record in records[:2])]
+
+
 class NoMissingImages(Drawn):
     def read_image(self, record: Record) -> Any:
         return np.zeros((6, 8, 3), np.uint8) if "no/such" in record.path else super().read_image(record)
@@ -99,6 +116,12 @@ class KeyErrors(Drawn):
         ("test_records_are_sane", drawn(records=lambda r: [("a.png", 0)]), "must be a Record, not tuple"),
         ("test_order_is_fixed", drawn(records=shuffled), "lists other records when it is"),
         ("test_paths_are_unique", drawn(records=lambda r: [*r, r[-1]]), "lists 1 images twice .* 'nut/test/2.png'"),
+        ("test_paths_are_unique", SplitsApart, "'nut/train/0.png' .* names one image for training and another for"),
+        (
+            "test_paths_are_unique",
+            drawn(records=lambda r: [*r, replace(r[0], split="test", class_name="bolt")]),
+            "'nut/train/0.png' .* names two images, one of the class 'nut' and one of 'bolt': give each its own path",
+        ),
         (
             "test_images",
             drawn(read_image=lambda image, r: image[..., 0]),
@@ -160,8 +183,9 @@ def test_options_must_have_those_of_every_dataset() -> None:
     caught(DatasetKit, Drawn, "test_options_of_every_dataset", "must|needs options", Options)
 
 
-def test_a_dataset_as_it_should_be_passes() -> None:
-    kit = kit_of(DatasetKit, Drawn, DatasetOptions)
+@pytest.mark.parametrize("dataset", [Drawn, InBothSplits])
+def test_a_dataset_as_it_should_be_passes(dataset: Any) -> None:
+    kit = kit_of(DatasetKit, dataset, DatasetOptions)
     for check in sorted(set(DatasetKit.checks) - OF_EVERY_KIT):
         getattr(kit, check)()
 
@@ -236,6 +260,21 @@ def kept_the_split(found: Contaminated) -> Contaminated:
             "test_known_defects_are_flagged",
             protocol(lambda found: replace(found, injected=(True,) * len(found.train))),
             "image is no defect and is flagged",
+        ),
+        (
+            "test_test_images_are_left",
+            protocol(lambda found: replace(found, test=())),
+            "leaves none of the 5 normal test images of 'bolt', without which nothing can be measured",
+        ),
+        (
+            "test_test_images_are_left",
+            protocol(lambda found: replace(found, test=tuple(r for r in found.test if r.label == 0))),
+            "leaves none of the 8 defective test images of 'bolt'",
+        ),
+        (
+            "test_test_images_are_left",
+            protocol(lambda found: replace(found, test=tuple(r for r in found.test if r.class_name == "bolt"))),
+            "leaves none of the 5 normal test images of 'nut'",
         ),
         ("test_report_adds_up", protocol(noise(normals=11)), "reports normals = 11 for 'nut', and there are 10"),
         ("test_report_adds_up", protocol(noise(injected=0)), r"already_present \+ injected = 0"),

@@ -1,31 +1,23 @@
-"""The kits for stages, selection rules and run loggers catch broken plugins with every one of their checks."""
+"""The kit for stages catches a broken stage with every one of its checks."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from kit_cases import caught, kit_of, registry_with
+from kit_cases import OF_EVERY_KIT, caught, kit_of
 
 from meds.core.checkpoint import Checkpoints
 from meds.core.errors import PluginError
-from meds.core.events import RunLogger
 from meds.core.model import Scores
 from meds.core.scoring import patch_distance
-from meds.core.selection import SelectionRule
 from meds.core.stage import Scorer, Stage
 from meds.core.student import Student
-from meds.plugins.selection import MedianMad, MedianMadOptions
-from meds.testing import RunLoggerKit, SelectionRuleKit, StageKit
-from meds.testing.base import Kit
-from meds.testing.plain_models import PlainStudent
-from meds.testing.run_loggers import EVENTS, failures
-from meds.testing.tiny_run import MEDS, Moments, Stopped, TinyRun
-
-OF_EVERY_KIT = {"test_unknown_options_are_refused", "test_options_survive_a_spec", "test_listing_imports_no_torch"}
+from meds.testing import StageKit
+from meds.testing.stages import SCORED
+from meds.testing.tiny_run import Moments, Stopped
 
 
 class Centre(Stage):
@@ -153,6 +145,93 @@ class InfiniteTime(Centre):
         return float("inf")
 
 
+class CountsTests(Centre):
+    def run(self, context):
+        super().run(context)
+        context.output.info["tests"] = len(context.data.test)
+
+
+class MeansOfTests(Centre):
+    """Looks at the pixels of test images, as what fits a normalisation to them does."""
+
+    def run(self, context):
+        super().run(context)
+        context.output.write_tensors("test", {"mean": context.read_features(context.data.test)[0].mean()})
+
+
+class WeighsByLabels(Centre):
+    def run(self, context):
+        super().run(context)
+        context.output.info["defects"] = [sample.record.label for sample in context.data.train]
+
+
+class WeighsByInjected(Centre):
+    def run(self, context):
+        super().run(context)
+        context.output.info["defects"] = [sample.injected for sample in context.data.train]
+
+
+class ReadsTheReport(Centre):
+    def run(self, context):
+        super().run(context)
+        context.output.info["share"] = context.data.noise["total"]["injected"] / len(context.data.train)
+
+
+class TrustsPeople(Centre):
+    def run(self, context):
+        super().run(context)
+        context.output.info["confirmed"] = sum(sample.confirmed for sample in context.data.train)
+
+
+class WithoutAStudent(Centre):
+    """As it should be: the same whatever the student is."""
+
+    def student_matters(self, backbone):
+        return False
+
+
+class HidesItsStudent(WithoutAStudent):
+    def run(self, context):
+        super().run(context)
+        student = context.new_student("start")
+        context.output.write_tensors("start", {"weights": next(student.parameters()).detach().clone()})
+
+
+class HidesItsLayers(WithoutAStudent):
+    """Finds out about the student by the layers that it needs."""
+
+    def run(self, context):
+        super().run(context)
+        context.output.info["layers"] = list(context.student_layers())
+
+
+class HidesItsStudentBehindAMemory(HidesItsStudent):
+    produces = "weighed-scores"
+
+    def consumes(self):
+        return (("memory-scores",),)
+
+
+class Declares(CountsTests):
+    """As it should be: says what it looks at."""
+
+    def sees_test_images(self):
+        return True
+
+    def sees_confirmations(self):
+        return True
+
+    def run(self, context):
+        super().run(context)
+        context.output.info["labels"] = [sample.record.label for sample in context.data.train]
+        context.output.info["confirmed"] = sum(sample.confirmed for sample in context.data.train)
+        context.output.info["start"] = float(next(context.new_student("start").parameters()).detach().sum())
+
+
+class WithoutAScorer(Centre):
+    scorer = Stage.scorer
+
+
 @pytest.mark.parametrize(
     ("check", "stage", "sentence"),
     [
@@ -164,6 +243,23 @@ class InfiniteTime(Centre):
         ("test_same_bits_again_and_after_interruptions", DrawsFromElsewhere, "when it is run again .*'info.noise'"),
         ("test_same_bits_again_and_after_interruptions", CountsTwice, "when it is interrupted .*'info.total'"),
         ("test_same_bits_again_and_after_interruptions", GoesOn, "it catches KeyboardInterrupt"),
+        (
+            "test_dependencies_are_declared",
+            CountsTests,
+            "with other test images, .*'info.tests' differs; look at",
+        ),
+        ("test_dependencies_are_declared", MeansOfTests, "other bits with other test images, .* the same name"),
+        ("test_dependencies_are_declared", WeighsByLabels, "other labels of the same training images, .*; leave"),
+        ("test_dependencies_are_declared", WeighsByInjected, "other labels of the same training images"),
+        ("test_dependencies_are_declared", ReadsTheReport, "other labels of the same training images"),
+        ("test_dependencies_are_declared", TrustsPeople, "that a person has confirmed, .* let `sees_confirmations`"),
+        (
+            "test_dependencies_are_declared",
+            HidesItsStudent,
+            "another student, .* let `student_matters` return True",
+        ),
+        ("test_dependencies_are_declared", HidesItsLayers, "with another student, .*'info.layers' differs"),
+        ("test_dependencies_are_declared", HidesItsStudentBehindAMemory, "with another student"),
         ("test_classes_separate_and_unified", OneClassOnly, "raised ValueError: too many values to unpack"),
         ("test_classes_separate_and_unified", WritesNothing, "ends without a file in its artifact"),
         ("test_both_families_of_encoders", CnnOnly, "raised ValueError: substring not found"),
@@ -171,6 +267,7 @@ class InfiniteTime(Centre):
         ("test_layers_needed_are_known", ReadsTheUnknown, "raised PluginError: .*'stride3'; did you mean"),
         ("test_detectors_run_or_are_refused", StudentsOnly, "refuse it in `check_model` .* raises AttributeError"),
         ("test_scorer", NegativeScores, "scoring, gives a negative score"),
+        ("test_scorer", WithoutAScorer, "produces a 'memory-scores', .* and has no scorer: override `scorer`, or"),
         ("test_scorer", GivesTensors, "must give a Scorer, not Tensor"),
         ("test_estimate", InfiniteTime, "must estimate its time in seconds, not inf"),
     ],
@@ -179,161 +276,38 @@ def test_a_broken_stage_is_caught(check: str, stage: Any, sentence: str) -> None
     caught(StageKit, stage, check, sentence)
 
 
+@pytest.mark.parametrize("kind", SCORED)
+def test_a_kind_that_is_scored_with_needs_a_scorer(kind: str) -> None:
+    caught(StageKit, type("Made", (WithoutAScorer,), {"produces": kind}), "test_scorer", f"produces a '{kind}'")
+
+
+def test_a_result_that_nothing_is_scored_with_needs_no_scorer() -> None:
+    kit_of(StageKit, type("Made", (WithoutAScorer,), {"produces": "centres"})).test_scorer()
+
+
+@pytest.mark.parametrize("stage", [Declares, WithoutAStudent])
+def test_a_stage_that_declares_what_it_depends_on_passes(stage: Any) -> None:
+    kit_of(StageKit, stage).test_dependencies_are_declared()
+
+
+def test_a_student_of_the_kit_that_a_stage_refuses_is_no_defect() -> None:
+    class Choosy(WithoutAStudent):
+        def check_model(self, name, model, backbone):
+            if name != "plain-student":
+                raise PluginError(f"{name} is not for this stage")
+
+    kit_of(StageKit, Choosy).test_dependencies_are_declared()
+
+
 def test_a_stage_as_it_should_be_passes() -> None:
     kit = kit_of(StageKit, Centre)
     for check in sorted(set(StageKit.checks) - OF_EVERY_KIT):
         getattr(kit, check)()
 
 
-def rule(function: Any) -> type[SelectionRule]:
-    """A rule whose threshold is what the function makes of scores and factor."""
-
-    class Made(SelectionRule):
-        def threshold(self, scores, factor):
-            return function(scores, factor)
-
-    return Made
-
-
-class Remembers(SelectionRule):
-    calls = 0
-
-    def threshold(self, scores, factor):
-        type(self).calls += 1
-        return float(scores.median()) + factor * self.calls
-
-
-def in_place(scores: Any, factor: float) -> float:
-    scores.copy_(scores.sort().values)
-    return float(scores[len(scores) // 2])
-
-
-def without_a_scale(scores: Any, factor: float) -> float:
-    middle = scores.median()
-    return float(middle + factor / (scores - middle).abs().median())
-
-
-def broken_in_a_run(scores: Any, factor: float) -> float:
-    if len(scores) == 8:
-        raise RuntimeError("eight is too few")
-    return float(scores.median() + factor)
-
-
-@pytest.mark.parametrize(
-    ("check", "found", "sentence"),
-    [
-        ("test_it_loads", object, "must be a subclass of SelectionRule"),
-        ("test_thresholds_are_finite", rule(without_a_scale), "for two scores at the factor 0.0 that is not finite"),
-        ("test_thresholds_are_finite", rule(lambda scores, k: scores.median()), "as a Python float, not Tensor"),
-        ("test_something_is_selected", rule(lambda scores, k: float(scores.min())), "selects 0 of a hundred"),
-        (
-            "test_a_larger_factor_keeps_what_was_selected",
-            rule(lambda scores, k: float(scores.max()) - k),
-            "fall while the factor grows",
-        ),
-        ("test_order_of_images_plays_no_part", rule(lambda scores, k: float(scores[50])), "the same in another order"),
-        ("test_same_scores_give_the_same_threshold", Remembers, "another threshold for the same scores"),
-        ("test_same_scores_give_the_same_threshold", rule(in_place), "changes the scores that it is given in place"),
-        ("test_selection_runs_with_it", rule(broken_in_a_run), "raised RuntimeError: eight is too few"),
-    ],
-)
-def test_a_broken_selection_rule_is_caught(check: str, found: Any, sentence: str) -> None:
-    caught(SelectionRuleKit, found, check, sentence)
-
-
-def test_a_selection_rule_with_options() -> None:
-    kit_of(SelectionRuleKit, MedianMad, MedianMadOptions, options={"median": "middle"}).test_something_is_selected()
-
-
-class Lines(RunLogger):
-    """As it should be: writes a line for every stage."""
-
-    def after_stage(self, run, stage, facts):
-        with (run / "lines.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{stage} {facts['cost']['wall_s']}\n")
-
-    def stage_failed(self, run, stage, facts):
-        (run / "failed.txt").write_text(f"{stage} {facts['error']}\n", encoding="utf-8")
-
-
-class WantsTheLoss(Lines):
-    def epoch(self, run, stage, facts):
-        self.last = facts["loss"]
-
-
-class Leaves(Lines):
-    def artifact_saved(self, run, stage, facts):
-        if "path" not in facts:
-            raise KeyboardInterrupt("no path")
-
-
-class WritesIntoArtifacts(Lines):
-    def artifact_saved(self, run, stage, facts):
-        (run / "nowhere" / stage).write_text(facts["fingerprint"])
-
-
-class FailsOnFailures(Lines):
-    def stage_failed(self, run, stage, facts):
-        raise ValueError("what now?")
-
-
-@pytest.mark.parametrize(
-    ("check", "logger", "sentence"),
-    [
-        ("test_it_loads", print, "which is no class"),
-        ("test_every_event_is_survived", WantsTheLoss, "told of an event: WantsTheLoss: KeyError: 'loss'"),
-        ("test_an_error_never_stops_a_run", Leaves, "ends the run in 'artifact_saved': it raises KeyboardInterrupt"),
-        ("test_results_do_not_depend_on_it", WritesIntoArtifacts, "raises an error in a run: .*FileNotFoundError"),
-        ("test_a_failed_stage_is_survived", FailsOnFailures, "in a run that is stopped: .*ValueError: what now"),
-    ],
-)
-def test_a_broken_logger_is_caught(check: str, logger: Any, sentence: str) -> None:
-    caught(RunLoggerKit, logger, check, sentence)
-
-
-def test_a_logger_that_changes_the_results_is_caught() -> None:
-    """PlainStudent has no randomness in its training, so the logger reaches for the student's class."""
-
-    class Meddles(Lines):
-        def before_stage(self, run, stage, facts):
-            PlainStudent.loss = lambda self, targets, outputs, progress: (targets[0] - outputs[0]).abs().mean()
-
-    own = PlainStudent.loss
-    try:
-        sentence = "changes the results of `select-finetune`"
-        caught(RunLoggerKit, Meddles, "test_results_do_not_depend_on_it", sentence)
-    finally:
-        PlainStudent.loss = own
-
-
-@pytest.mark.parametrize("error", [ValueError, SystemExit])
-def test_a_run_goes_on_without_a_logger_that_raises(error: type[BaseException], tmp_path: Path) -> None:
-    def fail(self: Any, run: Path, stage: str, facts: dict[str, Any]) -> None:
-        raise error(stage)
-
-    logger = type("Fails", (RunLogger,), dict.fromkeys(EVENTS, fail))
-    run = TinyRun(registry_with("logger", logger), tmp_path, MEDS, loggers=[{"type": "broken"}])
-    assert run.run()["classes"]
-    assert failures(run.directory) == [f"Fails: {error.__name__}: memory"]
-
-
-def test_a_logger_as_it_should_be_passes() -> None:
-    kit = kit_of(RunLoggerKit, Lines)
-    for check in sorted(set(RunLoggerKit.checks) - OF_EVERY_KIT):
-        getattr(kit, check)()
-
-
-@pytest.mark.parametrize(
-    ("kit", "test"),
-    [
-        (StageKit, test_a_broken_stage_is_caught),
-        (SelectionRuleKit, test_a_broken_selection_rule_is_caught),
-        (RunLoggerKit, test_a_broken_logger_is_caught),
-    ],
-)
-def test_every_check_of_the_kits_catches_something(kit: type[Kit], test: Any) -> None:
-    (marks,) = test.pytestmark
-    assert {check for check, *_ in marks.args[1]} | OF_EVERY_KIT == set(kit.checks)
+def test_every_check_of_the_kit_catches_something() -> None:
+    (marks,) = test_a_broken_stage_is_caught.pytestmark
+    assert {check for check, *_ in marks.args[1]} | OF_EVERY_KIT == set(StageKit.checks)
 
 
 def test_an_interruption_is_one_for_every_plugin() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kit_cases import LossOfEveryImage, caught, caught_when_slow, kit_of
+from kit_cases import OF_EVERY_KIT, LossOfEveryImage, caught, caught_when_slow, kit_of
 from torch import nn
 from torch.nn import functional as F
 
@@ -91,6 +91,21 @@ class IdleParameter(PlainStudent):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.idle = nn.Linear(3, 3)
+
+
+class MovesHalf(PlainStudent):
+    """Its optimiser leaves out what comes last."""
+
+    def training_defaults(self):
+        return replace(super().training_defaults(), optimiser=lambda p: torch.optim.SGD(list(p)[:2]))
+
+
+class Frozen(MovesHalf):
+    """As it should be: what it does not train asks for no gradient."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.network[2].requires_grad_(False)
 
 
 class ChangesFeatures(PlainStudent):
@@ -237,6 +252,11 @@ class NotAStudent:
         ("test_start_depends_on_the_seed", StartsByChance, "other weights under the same seed"),
         ("test_same_seed_gives_the_same_bits", NoiseFromElsewhere, "not the same after the same training"),
         ("test_gradient_reaches_every_parameter", IdleParameter, "no gradient reaches: idle.weight, idle.bias"),
+        (
+            "test_optimiser_has_every_parameter_that_learns",
+            MovesHalf,
+            "parameters that its optimiser does not move: network.2.weight, network.2.bias; give the optimiser all",
+        ),
         ("test_features_and_targets_are_left_alone", ChangesFeatures, "changes its features or targets in place"),
         ("test_score_map_gives_a_gradient", CannotBeDistilled, "without a gradient: it cannot be distilled"),
         ("test_scores_are_finite_and_not_negative", NegativeMaps, "gives a negative score"),
@@ -268,6 +288,10 @@ class NotAStudent:
 )
 def test_a_broken_student_is_caught(check: str, student: Any, sentence: str) -> None:
     caught(StudentKit, student, check, sentence, backbones=("cnn",))
+
+
+def test_parameters_that_are_frozen_need_no_optimiser() -> None:
+    kit_of(StudentKit, Frozen, backbones=("cnn",)).test_optimiser_has_every_parameter_that_learns()
 
 
 def test_a_family_that_is_not_declared_must_be_refused() -> None:
@@ -347,5 +371,4 @@ def test_every_check_of_the_kit_catches_something() -> None:
         "test_evaluation_defaults_are_sane",
         "test_a_tiny_fit_takes_seconds",
     }
-    of_every_kit = {"test_unknown_options_are_refused", "test_options_survive_a_spec", "test_listing_imports_no_torch"}
-    assert tested | elsewhere | of_every_kit == set(StudentKit.checks)
+    assert tested | elsewhere | OF_EVERY_KIT == set(StudentKit.checks)

@@ -156,6 +156,18 @@ class Kit:
         )
 
     @check
+    def test_options_are_described(self) -> None:
+        """Every option has a description, which is all that users are told of it."""
+        fields = self.registration().plugin.options.model_fields
+        bare = [name for name, field in fields.items() if not (field.description or "").strip()]
+        many = len(bare) != 1
+        require(
+            not bare,
+            f"{self.title} does not say what its option{'s' * many} {', '.join(bare)} mean{'s' * (not many)}: write "
+            "Field(description=...).",
+        )
+
+    @check
     def test_listing_imports_no_torch(self) -> None:
         """The modules that its package registers import no torch, so that listing plugins stays quick."""
         package = self.registration().package

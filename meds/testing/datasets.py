@@ -73,10 +73,27 @@ class DatasetKit(Kit):
 
     @check
     def test_paths_are_unique(self) -> None:
-        """No image stands twice in a split."""
-        counts = Counter((record.split, record.path) for record in self.made().records())
+        """No image stands twice in a split, and a path that stands in both splits names the same image in both."""
+        dataset = self.made()
+        records = dataset.records()
+        counts = Counter((record.split, record.path) for record in records)
         twice = [path for (_, path), count in counts.items() if count > 1]
         require(not twice, f"{self.title} lists {len(twice)} images twice in a split, such as '{(*twice, '')[0]}'.")
+        test = {record.path: record for record in records if record.split == "test"}
+        for record in records:
+            if record.split == "train" and record.path in test:
+                self._require_one_image(dataset, record, test[record.path])
+
+    def _require_one_image(self, dataset: Dataset[Any], first: Record, second: Record) -> None:
+        # The same image may be for training and for testing, and is told by its path alone.
+        who = f"The path '{first.path}' of {self.lower_title}"
+        classes = f"one of the class '{first.class_name}' and one of '{second.class_name}'"
+        require(first.class_name == second.class_name, f"{who} names two images, {classes}: give each its own path.")
+        require(
+            dataset.digest(first) == dataset.digest(second),
+            f"{who} names one image for training and another for testing: a run tells images apart by their paths, so "
+            "give each its own.",
+        )
 
     @check
     def test_images(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from pydantic import ValidationError
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from meds.core.backbone import Backbone
 from meds.core.errors import PluginError
-from meds.core.model import EvaluationDefaults, ImageScore, Scores
+from meds.core.model import EvaluationDefaults, Scores
 from meds.core.registry import Registry
 from meds.testing.base import CheckError, Kit, check, described, require
 from meds.testing.encoders import ENCODERS, smooth_images
@@ -139,17 +139,9 @@ class ModelKit(Kit):
             isinstance(found, EvaluationDefaults), f"{who} must give EvaluationDefaults, not {type(found).__name__}."
         )
         assert isinstance(found, EvaluationDefaults)
-        for name, allowed in EVALUATION_VALUES.items():
-            value = getattr(found, name)
-            require(value in allowed, f"{who} gives {name} = {value!r} for evaluation; allowed: {', '.join(allowed)}.")
-        for name in ("map_size", "resize", "sigma", "pool_window", "top_fraction"):
-            value = getattr(found, name)
-            good = value is None if name == "resize" and value is None else value > 0
-            require(good, f"{who} gives {name} = {value!r} for evaluation, which must be over 0.")
         require(
             found.map_size >= 8, f"{who} gives map_size = {found.map_size} for evaluation, which must be 8 or more."
         )
-        require(found.top_fraction <= 1, f"{who} gives top_fraction = {found.top_fraction}, which must be 1 or less.")
         require(
             own or found.image_score != "own",
             f"{who} says image_score = 'own' for evaluation, but gives no image scores of its own.",
@@ -221,11 +213,9 @@ class ModelKit(Kit):
 
 
 EVALUATION_VALUES: dict[str, tuple[str, ...]] = {
-    "smoothing": ("none", "gaussian", "gaussian5"),
-    "image_score": get_args(ImageScore),
-    "mask_rule": ("half", "any"),
-    "mask_resize": ("bilinear", "nearest"),
+    name: get_args(hint) for name, hint in get_type_hints(EvaluationDefaults).items() if get_origin(hint) is Literal
 }
+"""The fields of EvaluationDefaults that take one of a few values, and which."""
 
 
 def check_scores(who: str, scores: object, count: int) -> Scores:

@@ -70,6 +70,23 @@ class NoiseProtocolKit(Kit):
             require(bool(flag) == wanted, f"{self.title}: the training {what} flagged as injected ('{record.path}').")
 
     @check
+    def test_test_images_are_left(self) -> None:
+        """A class keeps some of its normal and some of its defective test images, but for those that are injected."""
+        found, records = self.applied(), self.records()
+        # Defects may leave by being injected, all of them too, if the report says that they leave.
+        moved = {record.path for record in found.train} if found.report.overlap is False else set()
+        left = {(record.class_name, record.label) for record in found.test}
+        for name in sorted({record.class_name for record in records}):
+            for label, what in ((NORMAL, "normal"), (ANOMALOUS, "defective")):
+                own = [r for r in records if (r.split, r.class_name, r.label) == ("test", name, label)]
+                told = label == ANOMALOUS and all(record.path in moved for record in own)
+                require(
+                    not own or (name, label) in left or told,
+                    f"{self.title} leaves none of the {len(own)} {what} test images of '{name}', without which nothing "
+                    "can be measured: keep test images that it does not inject.",
+                )
+
+    @check
     def test_report_adds_up(self) -> None:
         """Its report has the numbers of the images that it gives, class by class."""
         found, records = self.applied(), self.records()

@@ -1,4 +1,4 @@
-"""The kit's own student and detector, for checks of plugins that are neither."""
+"""The kit's own students and detector, for checks of plugins that are neither."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from meds.core.model import Scores
 from meds.core.registry import Options, Plugin
 from meds.core.student import EvaluationDefaults, Progress, Student, TrainingDefaults
 
-STUDENT, DETECTOR = "plain-student", "plain-detector"
+STUDENT, OTHER_STUDENT, DETECTOR = "plain-student", "other-student", "plain-detector"
 
 
 class PlainStudent(Student):
@@ -53,6 +53,15 @@ class PlainStudent(Student):
         return EvaluationDefaults(map_size=32, smoothing="none")
 
 
+class OtherStudent(PlainStudent):
+    """The same of the map before the final one: what looks at the student notices."""
+
+    @classmethod
+    def layers_needed(cls, options: Any, backbone: Backbone) -> tuple[str, ...]:  # noqa: ARG003
+        """The layer before the last."""
+        return (backbone.layers[-2].name,)
+
+
 class PlainDetector(Detector):
     """Distance of a patch to the mean of all training patches of the encoder's final map."""
 
@@ -85,8 +94,9 @@ class PlainDetector(Detector):
 
 @hookimpl
 def meds_students() -> list[Plugin]:
-    """The student `plain-student` and the detector `plain-detector`."""
+    """The students `plain-student` and `other-student`, and the detector `plain-detector`."""
     return [
         Plugin(STUDENT, Options, f"{__name__}:{PlainStudent.__name__}", "The kit's own student."),
+        Plugin(OTHER_STUDENT, Options, f"{__name__}:{OtherStudent.__name__}", "The kit's second student."),
         Plugin(DETECTOR, Options, f"{__name__}:{PlainDetector.__name__}", "The kit's own detector."),
     ]

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import difflib
 import json
+import random
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
 
 from meds.core.events import Events, RunLogger
 from meds.testing.base import CheckError, Kit, check, require
@@ -48,6 +54,9 @@ RUN_EVENTS: dict[str, dict[str, Any]] = {
     },
 }
 """The events of a whole run."""
+HOOKS = (*Events.RUN_HOOKS, *Events.STAGE_HOOKS)
+ALIKE = 0.7
+"""From here on difflib takes one name for another that is misspelt: `on_epoch` and `epoch_end` for `epoch`."""
 
 
 class RunLoggerKit(Kit):
@@ -72,6 +81,45 @@ class RunLoggerKit(Kit):
             events.finished(**RUN_EVENTS["run_finished"])
             errors = failures(folder)
             require(not errors, f"{self.title} raises an error when it is told of an event: {(*errors, '')[0]}")
+
+    @check
+    def test_hooks_have_their_names(self) -> None:
+        """It overrides a hook, and has no public method whose name is nearly that of a hook that it leaves out."""
+        found = self.implementation()
+        left_out = [hook for hook in HOOKS if getattr(found, hook) is getattr(RunLogger, hook)]
+        for name in dir(found):
+            if name.startswith("_") or hasattr(RunLogger, name) or not callable(getattr(found, name)):
+                continue
+            near = difflib.get_close_matches(name, left_out, n=1, cutoff=ALIKE)
+            require(
+                not near,
+                f"{self.title} has the method '{name}', which no event calls; did you mean '{(*near, '')[0]}'? If not, "
+                "begin its name with an underscore.",
+            )
+        some = len(left_out) < len(HOOKS)
+        require(some, f"{self.title} is told of nothing: override a hook of RunLogger, {', '.join(HOOKS)}.")
+
+    @check
+    def test_random_generators_are_left_alone(self) -> None:
+        """No hook changes the state of the generators of torch, numpy and Python, which a training draws from."""
+        with temporary_folder() as folder:
+            logger = self.made()
+            self._require_same_random(logger, "run_started", folder, RUN_EVENTS["run_started"])
+            for event, facts in EVENTS.items():
+                self._require_same_random(logger, event, folder, "select-finetune", facts)
+            self._require_same_random(logger, "run_finished", folder, RUN_EVENTS["run_finished"])
+
+    def _require_same_random(self, logger: RunLogger, event: str, *arguments: Any) -> None:
+        # A seed that a hook sets must not be taken for the state that there was.
+        torch.rand(1), np.random.rand(), random.random()
+        before = _random_states()
+        self._call(logger, event, *copy.deepcopy(arguments))
+        changed = [name for name, state in _random_states().items() if state != before[name]]
+        require(
+            not changed,
+            f"{self.title} changes the random state of {' and '.join(changed)} in '{event}', on which the rest of a "
+            "training depends: draw from a generator of its own, and set no seed.",
+        )
 
     @check
     def test_an_error_never_stops_a_run(self) -> None:
@@ -123,6 +171,13 @@ class RunLoggerKit(Kit):
                 run.run()
             errors = failures(run.directory)
             require(not errors, f"{self.title} raises an error in a run that is stopped: {(*errors, '')[0]}")
+
+
+def _random_states() -> dict[str, Any]:
+    """The states of the global generators, as values that can be compared."""
+    name, key, *place = np.random.get_state(legacy=True)
+    numpy_state = (name, np.asarray(key).tolist(), place)
+    return {"torch": torch.get_rng_state().tolist(), "numpy": numpy_state, "random": random.getstate()}
 
 
 def failures(run: Path) -> list[str]:

@@ -22,10 +22,14 @@ class SelectionRuleKit(Kit):
     kind = "selection rule"
     contract = SelectionRule
 
-    def threshold(self, scores: Tensor, factor: float) -> float:
-        """The threshold of a rule that is made for the occasion."""
-        rule: Any = self.implementation()(self.made_options())
-        found = rule.threshold(scores, factor)
+    def made(self) -> SelectionRule:
+        """The rule."""
+        rule: SelectionRule = self.implementation()(self.made_options())
+        return rule
+
+    def threshold(self, scores: Tensor, factor: float, rule: SelectionRule | None = None) -> float:
+        """The threshold of this rule, or of one that is made for the occasion."""
+        found: Any = (rule or self.made()).threshold(scores, factor)
         good = isinstance(found, float)
         require(good, f"{self.title} must give its threshold as a Python float, not {type(found).__name__}.")
         return float(found)
@@ -74,6 +78,20 @@ class SelectionRuleKit(Kit):
             same = self.threshold(scores, factor) == self.threshold(scores, factor)
             require(same, f"{self.title} has another threshold for the same scores when it is asked again.")
         require(torch.equal(kept, scores), f"{self.title} changes the scores that it is given in place.")
+
+    @check
+    def test_earlier_questions_play_no_part(self) -> None:
+        """One rule that is asked all through a training answers like a new one, which a resumed run asks."""
+        rule = self.made()
+        # Two classes in turn while the factor grows, as in a training; then the same once more.
+        asked = [(_scores(count), factor) for factor in FACTORS for count in (33, 100)]
+        for scores, factor in (*asked, *asked):
+            kept, new = self.threshold(scores, factor, rule), self.threshold(scores, factor)
+            require(
+                kept == new,
+                f"{self.title} has the threshold {kept} after it was asked before, and a new one has {new}: a run that "
+                "is resumed would select otherwise; keep nothing from one call to the next.",
+            )
 
     @check
     def test_selection_runs_with_it(self) -> None:

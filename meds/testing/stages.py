@@ -15,17 +15,22 @@ from meds.core.stage import Scorer, Stage
 from meds.testing.base import CheckError, Kit, check, described, require
 from meds.testing.models import check_scores
 from meds.testing.plain_models import DETECTOR
+from meds.testing.stage_dependencies import check_dependencies
 from meds.testing.surroundings import temporary_folder
 from meds.testing.tiny_run import TinyRun, check_repetition
 
 SHORT: dict[str, dict[str, Any]] = {
+    # The final layer: a memory that is the same with every student, and works with a detector.
+    "memory": {"features": "final"},
     "distill": {"iterations": 4, "batch_size": 4},
     "fit": {"iterations": 4, "batch_size": 4},
     "select-finetune": {"iterations": 4, "batch_size": 4, "minimum_selected": 1},
 }
-"""Options that make the stages before it quick."""
+"""Options of the stages before it, by which they are quick."""
 PREFERRED = ("memory", "distill", "fit")
 """Where several stages make what is needed, one of these is taken."""
+SCORED = ("student", "distilled-student", "memory-scores")
+"""Kinds of artifacts that the stage `evaluate` scores images with."""
 
 
 class StageKit(Kit):
@@ -88,6 +93,14 @@ class StageKit(Kit):
             require(made == self.made().produces, f"{self.title} makes an artifact of the kind '{made}'.")
 
     @check
+    def test_dependencies_are_declared(self) -> None:
+        """With other test images, other labels, confirmations or another student it makes the same bits, or says so."""
+        # Where these are not part of the result's name, a stored result would be taken for that of other data.
+        with self._run() as run:
+            run.run(last=self.name)
+            check_dependencies(run, self.name, self.title)
+
+    @check
     def test_classes_separate_and_unified(self) -> None:
         """It runs with one student for all classes and with one for each."""
         for classes in ("unified", "separate"):
@@ -141,13 +154,19 @@ class StageKit(Kit):
 
     @check
     def test_scorer(self) -> None:
-        """If its result can score images, the scores are float32 [B, H, W], finite and not negative."""
+        """It scores images if its kind promises so, and the scores are float32 [B, H, W], finite and not negative."""
         with self._run() as run:
             run.run()
             try:
                 scorer = run.scorer(self.name)
             except UserError as error:
                 require(bool(str(error).strip()), f"{self.title} has no scorer and does not say so.")
+                kind = self.made().produces
+                require(
+                    kind not in SCORED,
+                    f"{self.title} produces a '{kind}', with which `evaluate` scores images, and has no scorer: "
+                    "override `scorer`, or name another kind in `produces`.",
+                )
                 return
             require(isinstance(scorer, Scorer), f"{self.title} must give a Scorer, not {type(scorer).__name__}.")
             context = run.context(self.name)

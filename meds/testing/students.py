@@ -14,7 +14,14 @@ from meds.testing.models import Case, classes_of, shown
 from meds.testing.student_scores import StudentScoreChecks, scored
 from meds.testing.surroundings import temporary_folder
 from meds.testing.tiny_run import MEDS, TinyRun, check_repetition
-from meds.testing.tiny_training import ENOUGH_STEPS, FEW_STEPS, check_defaults, loss_of, train_steps
+from meds.testing.tiny_training import (
+    ENOUGH_STEPS,
+    FEW_STEPS,
+    check_defaults,
+    loss_of,
+    optimiser_of,
+    train_steps,
+)
 
 
 class StudentKit(StudentScoreChecks):
@@ -105,8 +112,23 @@ class StudentKit(StudentScoreChecks):
             left = [name for name, p in student.named_parameters() if p.requires_grad and name not in reached]
             require(
                 not left,
-                f"{case.who} trains parameters that no gradient reaches: {', '.join(left[:3])}"
-                f"{f' and {len(left) - 3} more' if len(left) > 3 else ''}; use them, or make them buffers.",
+                f"{case.who} trains parameters that no gradient reaches: {_few(left)}; use them, or make them buffers.",
+            )
+
+    @check
+    def test_optimiser_has_every_parameter_that_learns(self) -> None:
+        """Every trainable parameter that the loss gives a gradient is one that the optimiser moves."""
+        for case in self.cases():
+            student, features = case.new(), case.features()
+            moved = {id(p) for group in optimiser_of(student).param_groups for p in group["params"]}
+            student.train()
+            targets = student.targets(features)
+            student.loss(targets, student(features, classes_of(4)), Progress(0, 10)).backward()
+            left = [n for n, p in student.named_parameters() if p.grad is not None and id(p) not in moved]
+            require(
+                not left,
+                f"{case.who} has parameters that its optimiser does not move: {_few(left)}; give the optimiser all "
+                "that it is handed, or set requires_grad to False.",
             )
 
     @check
@@ -156,6 +178,10 @@ class StudentKit(StudentScoreChecks):
     def test_memory_distillation_and_selection(self) -> None:
         """The whole method runs with it: memory, distill, select-finetune, evaluate."""
         self.check_run(MEDS)
+
+
+def _few(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
 
 
 def _is_map(value: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from meds.core.context import stage_context
+from meds.core.data import RunData
 from meds.core.pipeline import Pipeline
 from meds.core.plan import PlannedStage
 from meds.core.registry import Registry
@@ -116,15 +118,21 @@ class TinyRun:
     """A run of a few stages in a folder of its own; `changes` are keys of the spec."""
 
     def __init__(self, registry: Registry, folder: Path, stages: Sequence[Mapping[str, Any]], **changes: Any) -> None:
-        self.folder = folder
-        spec = resolve_spec(SpecSource("the kit's spec", {**SPEC, **changes, "stages": list(stages)}), registry)
-        self.pipeline = Pipeline(spec, registry, folder / "home")
+        self.folder, self.directory = folder, folder / "run"
+        self._raw = {**SPEC, **changes, "stages": list(stages)}
+        self._begin(registry)
+
+    def _begin(self, registry: Registry, data: RunData | None = None) -> None:
+        spec = resolve_spec(SpecSource("the kit's spec", self._raw), registry)
+        self.pipeline = Pipeline(spec, registry, self.folder / "home", data)
         self._features = self.pipeline.features
 
-    @property
-    def directory(self) -> Path:
-        """The run directory."""
-        return self.folder / "run"
+    def variant(self, name: str, data: RunData | None = None, **changes: Any) -> TinyRun:
+        """The run with other keys of the spec or other data, in a directory of its own beside the same store."""
+        other = copy.copy(self)
+        other.directory, other._raw = self.folder / f"run-{name}", {**self._raw, **changes}
+        other._begin(self.pipeline.registry, data)
+        return other
 
     def run(
         self, last: str | None = None, again_from: str | None = None, moments: Moments | None = None

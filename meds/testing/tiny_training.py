@@ -18,6 +18,11 @@ TOTALS = (2, 10, 1000)
 OPTIONAL_NUMBERS = ("iterations", "epochs", "clip_norm")
 
 
+def optimiser_of(student: Any) -> Any:
+    """The optimiser of a student's trainable parameters, made as a training makes it."""
+    return student.training_defaults().optimiser([p for p in student.parameters() if p.requires_grad])
+
+
 def train_steps(
     student: Any,
     features: Sequence[Tensor],
@@ -66,14 +71,9 @@ def check_defaults(who: str, student: Student) -> None:
     """Every value of the training defaults can be used."""
     found = student.training_defaults()
     require(isinstance(found, TrainingDefaults), f"{who} must give TrainingDefaults, not {type(found).__name__}.")
-    require(
-        (found.iterations is None) != (found.epochs is None),
-        f"{who} must set exactly one of iterations ({found.iterations}) and epochs ({found.epochs}).",
-    )
     for name in OPTIONAL_NUMBERS:
         value = getattr(found, name)
         require(value is None or value > 0, f"{who} trains with {name} = {value}, which must be over 0.")
-    require(found.batch_size >= 1, f"{who} trains with batch_size = {found.batch_size}, which must be at least 1.")
     optimiser = found.optimiser([parameter for parameter in student.parameters() if parameter.requires_grad])
     require(
         isinstance(optimiser, torch.optim.Optimizer),
