@@ -31,7 +31,11 @@ def refused(done: Any, *sentences: str) -> None:
     """Assert that a command ended with 2 and one sentence that holds all the texts."""
     assert done.code == 2, done.err
     assert "Traceback" not in done.err
-    spoken = [line for line in done.err.splitlines() if not line.startswith("Continue with: ")]
+    spoken = [
+        line
+        for line in done.err.splitlines()
+        if not line.startswith(("Continue with: ", "What was finished is kept. "))
+    ]
     assert len(spoken) == 1
     assert spoken[0].startswith("meds: ")
     for sentence in sentences:
@@ -251,7 +255,7 @@ def test_a_failure_prints_the_command_that_continues(project: Any, tiny_spec: di
     spec = of_folder(tiny_spec, images(project.root / "two", 2))
     done = project.run("--set", "seed=3", "--until", "evaluate", spec=spec)
     expected = f"meds run {project.spec} --set seed=3 --runs-dir {project.runs} --until evaluate"
-    assert done.err.splitlines()[-1] == f"Continue with: {expected}"
+    assert done.err.splitlines()[-1] == f"What was finished is kept. When this is mended: {expected}"
     assert done.err.startswith("meds: ")
 
 

@@ -134,7 +134,7 @@ TABLE = "path,sha256,decision,who,when\na.png,1,defect,ann,t\nb.png,2,normal,ann
         (TABLE.replace("b.png", '"b.png'), r"d.csv:3: a quotation mark opens in this row and never closes"),
         (TABLE.replace("2,normal,ann", '2,normal,"ann'), r"d.csv:3: a quotation mark opens in this row"),
         (TABLE.replace("b.png", '"b.png').replace("c.png", 'c".png'), r"d.csv:4: this is no row of a table"),
-        (TABLE + "d.png,4,Defect,ann,t", r"d.csv:5: 'Defect' for 'd.png' is not understood"),
+        (TABLE + "d.png,4,Defekt,ann,t", r"d.csv:5: 'defekt' for 'd.png' is not understood"),
     ],
 )
 def test_a_mistake_made_by_hand_is_named_and_nothing_is_cut_off(tmp_path: Path, text: str, sentence: str) -> None:
@@ -166,6 +166,17 @@ def test_taking_back_restores_what_somebody_else_had_decided() -> None:
 def test_taking_back_leaves_what_somebody_else_has_decided_since() -> None:
     rows = [decision("1", "defect"), decision("1", "normal", who="bob"), decision("1", "undone")]
     assert {digest: (row.decision, row.who) for digest, row in standing(rows).items()} == {"1": ("normal", "bob")}
+
+
+def test_what_a_spreadsheet_makes_of_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text("path,sha256,decision\na.png,1, Defect \nb.png,2,NORMAL\n")
+    assert [decision.decision for decision in read_decisions(path)] == ["defect", "normal"]
+    path.write_text("path;sha256;decision\na.png;1;defect\n")
+    with pytest.raises(
+        DataError, match=r"d.csv:1: the column 'path' is missing; .* separated by commas, not semicolons"
+    ):
+        read_decisions(path)
 
 
 @pytest.mark.parametrize(

@@ -202,3 +202,21 @@ def test_after_until_an_early_evaluation_its_own_student_scores(finished: Any, t
     assert run.evaluation.fingerprint == run.artifact("early").fingerprint
     assert run.scoring_block.name == "distill"
     assert run.artifact("evaluate").json("metrics")["thresholds"] != run.metrics["thresholds"]
+
+
+def test_a_run_is_opened_in_today_s_home_if_its_own_was_moved(
+    finished: Any, monkeypatch: pytest.MonkeyPatch, meds: Callable[..., Finished]
+) -> None:
+    home = finished.root / "home"
+    home.rename(finished.root / "moved")
+    monkeypatch.setenv("MEDS_HOME", str(finished.root / "moved"))
+    assert FinishedRun(finished.file("")).scorer()
+    monkeypatch.setenv("MEDS_HOME", str(finished.root / "empty"))
+    done = meds("rank", finished.file(""))
+    assert (done.code, f"it was made with MEDS_HOME={home}, which is gone" in done.said) == (2, True)
+
+
+def test_reports_that_are_put_away_are_told(finished: Any, tiny_spec: dict[str, Any]) -> None:
+    done = finished.run_well(spec={**tiny_spec, "seed": 9})
+    assert f"is of other images, options or code; it lies in {finished.file('earlier')} now." in done.said
+    assert "it lies in" not in finished.run_well().said

@@ -7,13 +7,21 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from meds.core.errors import DataError, PluginError, SelectionError
+
 
 @contextmanager
 def told_how_to_continue(arguments: Sequence[str]) -> Iterator[None]:
-    """Add `Continue with: meds <arguments>` to what ends the block: as a note to an error, else on standard error."""
+    """Add `Continue with: meds <arguments>` to what ends the block: as a note to an error, else on standard error.
+
+    Of a mistake that the same command would meet again it says that it is to be mended first.
+    """
     text = f"Continue with: {shlex.join(['meds', *arguments])}"
     try:
         yield
+    except (SelectionError, DataError, PluginError) as error:
+        error.add_note(f"What was finished is kept. When this is mended: {shlex.join(['meds', *arguments])}")
+        raise
     except Exception as error:
         error.add_note(text)
         raise

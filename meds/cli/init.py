@@ -59,7 +59,7 @@ def write_spec(folder: Path, output: Path | None, backbone: str | None, force: b
     layout = recognise(folder)
     if layout.training_images < MINIMUM_TRAINING_IMAGES:
         raise too_few_images(f"The folder {folder} has", layout.training_images)
-    name = _name(folder)
+    name = _name(output.stem if output else folder.resolve().name)
     path = output or Path(f"{name}.yaml")
     if a_file(path).exists() and not force:
         raise UserError(f"{path} is there already; give another name with --output, or --force to write over it.")
@@ -113,12 +113,14 @@ def _sizes(layout: Layout) -> str:
             f" The grey images of 16 bits use {found.bits} of them, as from a camera of {found.bits} bits: `bits: "
             f"{found.bits}` has them read so; change it if the camera has more."
         )
+    if found.paged:
+        text += " Some files hold several pages, and only the first is read: save the others as files of their own."
     return text + ("" if found.readable else " Some cannot be read; they are left out and listed.")
 
 
-def _name(folder: Path) -> str:
-    words = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._")
-    return words or "images"
+def _name(text: str) -> str:
+    """A text as the name of a run, of which its folder bears the name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._") or "images"
 
 
 def _inline(value: str | Mapping[str, Any]) -> str:

@@ -178,8 +178,11 @@ def _rows(text: str, path: Path) -> list[Decision]:
     try:
         lacking = [name for name in NEEDED if name not in (reader.fieldnames or ())]
         if lacking:
-            raise DataError(f"{path}:1: the column '{lacking[0]}' is missing; decisions need {', '.join(COLUMNS)}.")
+            by = " separated by commas, not semicolons" if ";" in text.partition("\n")[0] else ""
+            raise DataError(f"{path}:1: the column '{lacking[0]}' is missing; decisions need {', '.join(COLUMNS)}{by}.")
         for row in reader:
+            # As somebody types it into a spreadsheet.
+            row["decision"] = (row["decision"] or "").strip().lower()
             if row["decision"] not in VERDICTS or not row["sha256"]:
                 raise DataError(
                     f"{path}:{reader.line_num}: '{row['decision']}' for '{row['path']}' is not understood; a decision "

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from meds.core.context import stage_context
 from meds.core.data import RunData, Sample, read_csv
 from meds.core.errors import ArtifactError, DataError, UserError
+from meds.core.home import meds_home
 from meds.core.images import UnreadableImageError
 from meds.core.model import EvaluationDefaults
 from meds.core.pipeline import Pipeline
@@ -71,9 +72,11 @@ class FinishedRun:
 
     @cached_property
     def pipeline(self) -> Pipeline:
-        """The spec's parts, in the home that the run was made in."""
-        precision = self._precision or self.made_in
-        return Pipeline(self.spec, self._registry, Path(self.state["home"]), self.data, precision)
+        """The spec's parts, in the home that the run was made in, or in today's if that is not there any more."""
+        precision, home = self._precision or self.made_in, Path(self.state["home"])
+        if not home.is_dir():
+            home = meds_home()
+        return Pipeline(self.spec, self._registry, home, self.data, precision)
 
     @property
     def made_in(self) -> Precision:
@@ -122,7 +125,9 @@ class FinishedRun:
         try:
             return self.pipeline.store.open(fingerprint)
         except ArtifactError as error:
-            raise UserError(f"{error} Run the spec again: `meds run {self.path / 'spec.yaml'}`.") from None
+            home = self.state["home"]
+            where = "" if Path(home).is_dir() else f" (it was made with MEDS_HOME={home}, which is gone)"
+            raise UserError(f"{error} Run the spec again{where}: `meds run {self.path / 'spec.yaml'}`.") from None
 
     @cached_property
     def evaluation(self) -> Artifact:

@@ -113,6 +113,12 @@ def largest_of_16_bits(path: Path) -> int | None:
         return int(np.asarray(picture).max())
 
 
+def pages(path: Path) -> int:
+    """How many pages or frames an image file holds, of which the first is read. Raises DataError as `read_rgb`."""
+    with _opened(path) as picture:
+        return int(getattr(picture, "n_frames", 1))
+
+
 def share_of_two_values(path: Path) -> float:
     """Share of an image's pixels, 0 to 1, whose grey value is one of its two commonest of 16 levels.
 

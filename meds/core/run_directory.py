@@ -56,8 +56,10 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def prepare(self, spec_yaml: str, data: RunData, fingerprints: Mapping[str, str]) -> None:
+    def prepare(self, spec_yaml: str, data: RunData, fingerprints: Mapping[str, str]) -> bool:
         """Write the resolved spec and the list of images; `fingerprints` are those of the stages by name.
+
+        Returns whether reports that are no longer true were there.
 
         Reports of another spec, of other images or of stages that made something else go into the folder `earlier`, in
         the place of those there.
@@ -65,14 +67,16 @@ class RunDirectory:
         for folder in (self.path, *(pointer.parent for pointer in self.path.glob(f"*/{POINTER}"))):
             files.remove_leftovers(folder)
         whole = {"spec.yaml": spec_yaml, "data.csv": data.to_csv()}
+        put_away = False
         if any(not self._holds(name, text) for name, text in whole.items()) or self._made_otherwise(fingerprints):
-            self._put_reports_away(list(whole))
+            put_away = self._put_reports_away(list(whole))
         for name, text in whole.items():
             files.write_text(self.path / name, text)
         if data.unreadable:
             files.write_text(self.path / "unreadable.txt", "\n".join(data.unreadable) + "\n")
         else:
             (self.path / "unreadable.txt").unlink(missing_ok=True)
+        return put_away
 
     def _made_otherwise(self, fingerprints: Mapping[str, str]) -> bool:
         """Whether the run here had other results, as of other weights or decisions, which no spec shows."""
@@ -86,7 +90,7 @@ class RunDirectory:
         path = self.path / name
         return path.is_file() and path.read_bytes() == text.encode()
 
-    def _put_reports_away(self, described_by: Sequence[str]) -> None:
+    def _put_reports_away(self, described_by: Sequence[str]) -> bool:
         # A killed process leaves this folder half full, and the next one goes on filling it.
         moving = self.path / f".{EARLIER}"
         present = [name for name in REPORTS if (self.path / name).is_file()]
@@ -101,6 +105,7 @@ class RunDirectory:
             pointer.unlink()
             with contextlib.suppress(OSError):  # somebody keeps files of their own there
                 pointer.parent.rmdir()
+        return bool(present)
 
     def write_state(self, state: Mapping[str, Any]) -> None:
         """Write run.json."""

@@ -20,7 +20,7 @@ from meds.core.plan import PlannedStage, span
 from meds.core.run_directory import LOCK, POINTER, RunDirectory
 from meds.core.run_state import RunState, manifest_of
 from meds.core.runtime import CostMeter
-from meds.core.spec import Block
+from meds.core.spec import EARLIER, Block
 from meds.core.stage import Reporter, Scorer, StageContext
 from meds.core.store import Artifact, ArtifactWriter, NoOutput, locked
 
@@ -64,13 +64,18 @@ class Runner:
         # Before the directory is changed: what cannot begin must cost nothing.
         loggers = self._loggers()
         self._check_stages()
-        self.directory.prepare(
+        put_away = self.directory.prepare(
             pipeline.spec.to_yaml(), pipeline.data, {planned.name: planned.fingerprint for planned in pipeline.stages}
         )
         self.events = Events(self.request.directory, loggers, self.reporter.say)
         self.state = RunState(pipeline, self.directory)
         self.state.write("running")
         self.events.started(pipeline.spec.name, pipeline.spec.dump())
+        if put_away:
+            self.reporter.say(
+                f"What {self.request.directory} held is of other images, options or code; it lies in "
+                f"{self.request.directory / EARLIER} now."
+            )
         self._say_data()
         try:
             with in_use(pipeline.features.folder):

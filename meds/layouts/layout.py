@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from meds.core.errors import DataError
-from meds.core.images import FULL_BITS, largest_of_16_bits, size_of
+from meds.core.images import FULL_BITS, largest_of_16_bits, pages, size_of
 from meds.layouts.mask_files import Tree, evenly
 
 PROBED_IMAGES = 200
@@ -23,12 +23,13 @@ _BITS = (8, 10, 12, FULL_BITS)
 class Probed:
     """What some images of a folder are like: the sizes as text, the commonest first; whether all can be read.
 
-    `bits` is how many of 16 the grey ones use.
+    `bits` is how many of 16 the grey ones use; `paged` whether some hold several pages.
     """
 
     sizes: list[str] = field(default_factory=list)
     readable: bool = True
     bits: int = FULL_BITS
+    paged: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,15 @@ def probed(images: Sequence[Path]) -> Probed:
             unreadable = True
         else:
             counted[f"{width}x{height}"] += 1
-    return Probed([text for text, _ in counted.most_common()], not unreadable, _bits(evenly(images, _OPENED_IMAGES)))
+    few = evenly(images, _OPENED_IMAGES)
+    return Probed([text for text, _ in counted.most_common()], not unreadable, _bits(few), any(map(_paged, few)))
+
+
+def _paged(path: Path) -> bool:
+    try:
+        return pages(path) > 1
+    except DataError:
+        return False
 
 
 def _bits(images: Sequence[Path]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,12 @@ from meds.layouts.labelled import labelled_classes, labels_of
 from meds.layouts.layout import Layout, named_after, probed, quoted
 from meds.layouts.mask_files import Tree
 
+# 2024-05-01, 20240501_2, lot 12, Charge-0031, shift_B, week 7; but not 01, as some products are called.
+_DAY_OR_LOT = re.compile(
+    r"(?:(?:19|20)\d{2}\D?[01]\d(?:\D?[0-3]\d)?(?:\D.*)?"
+    r"|(?:lot|batch|charge|los|shift|schicht|day|tag|week|woche|kw)[\W_]*\w{0,6})",
+    re.IGNORECASE,
+)
 _PARTS = frozenset({"train", "test", "ground_truth"})
 
 
@@ -104,6 +111,8 @@ def _classes(tree: Tree, folders: Sequence[Path]) -> Layout:
     if trained is not None:
         return trained
     held = {f: tree.images(f, recursive=True) for f in folders}
+    if all(_DAY_OR_LOT.fullmatch(f.name) for f in folders):
+        return _days(tree, held)
     found = [
         f"{len(held)} folders of images, each taken as a class (a product type) of its own: {_counted(held)}.",
         "If they are one class, write `recursive: true` in place of `class_folders: true`; if one holds normal images "
@@ -116,6 +125,18 @@ def _classes(tree: Tree, folders: Sequence[Path]) -> Layout:
     block = {"type": "folder", "path": str(tree.root.resolve()), "class_folders": True}
     block |= {"recursive": True} if nested else {}
     return _of_classes(block, found, held, (tree.root,))
+
+
+def _days(tree: Tree, held: Mapping[Path, Sequence[Path]]) -> Layout:
+    """The layout of folders that are called like days or lots: one class, of which tomorrow there is another folder."""
+    images = [image for listed in held.values() for image in listed]
+    found = [
+        f"{len(images)} images with no labels in {len(held)} folders called like days or lots: {_counted(held)}.",
+        "They are taken for one class; if each is a product of its own, write `class_folders: true` as well.",
+        *_further_down(tree),
+    ]
+    block = {"type": "folder", "path": str(tree.root.resolve()), "recursive": True}
+    return Layout(block, found, len(images), probed(images), (tree.root,))
 
 
 def _counted(held: Mapping[Path, Sequence[Path]]) -> str:
