@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from stage_cases import LinearStudent, make_context, stored
 from torch import Tensor
 
 from meds.core.calibration import held_out
+from meds.core.errors import SelectionError
 from meds.core.partitions import partitions_of
 from meds.core.seeds import derive_seed
 from meds.core.stage import StageContext
@@ -82,6 +85,42 @@ def test_a_held_out_image_reaches_no_training_step(tmp_path: Path, stage: str, c
     else:
         history = torch.cat(list(load_file(tmp_path / "output" / "selection.safetensors").values()))
         assert history[:, list(out)].any(), "a held-out image may be selected all the same"
+
+
+@pytest.mark.parametrize(
+    ("holdout", "minimum", "confirmed", "sentence"),
+    [
+        (0.5, 7, 0, None),  # 15 of 32 lie below the median; of the 16 that are left, 7.5 are expected
+        (0.5, 8, 0, "`holdout: 0.5` leaves 16 to train on, and the selection would keep about 7.5 of these"),
+        (0.5, 8, 32, None),
+        (0.5, 16, 0, "has 32 training images, of which the selection would keep 15 at first"),
+        (0.5, 17, 32, "leaves 16 to train on, and the selection would keep about 16 of these"),
+        (0.0, 15, 0, None),
+        (0.0, 16, 1, None),  # who is known to be normal is selected
+    ],
+)
+def test_too_small_a_class_is_found_before_the_training(
+    tmp_path: Path, holdout: float, minimum: int, confirmed: int, sentence: str | None
+) -> None:
+    context = numbered(tmp_path, "separate")
+    train = context.data.train
+    certain = tuple(replace(sample, confirmed=i < 2 * confirmed) for i, sample in enumerate(train))
+    context = replace(context, data=replace(context.data, train=certain))
+    stage = select_finetune.SelectFinetune(SelectFinetuneOptions(holdout=holdout, minimum_selected=minimum))
+    with nullcontext() if sentence is None else pytest.raises(SelectionError, match=re.escape(sentence)):
+        stage.check(context)
+
+
+def test_a_selection_of_held_out_images_alone_is_told(tmp_path: Path) -> None:
+    context = numbered(tmp_path, "unified")
+    first = torch.arange(64.0)
+    out = list(wanted(context))
+    first[out] -= 100
+    options = SelectFinetuneOptions(holdout=SHARE)
+    plan = select_finetune.SelfSelection(options, context, context.partitions[0], range(64), first, "cosine")
+    message = r"keeps 15 of the 32 .* class 'bolt' at iteration 0 .*, and 0 of them are not held out, .*lower `holdout`"
+    with pytest.raises(SelectionError, match=message):
+        plan.begin(0, Progress(0, 8), context.new_student("a"))
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from meds.core.training import train
 from meds.stages.fit import own_objective
 from meds.stages.options import SelectFinetuneOptions
 from meds.stages.scoring_pass import scoring_interval, scoring_seconds, settle, training_scores
+from meds.stages.selection_check import refuse_small_classes
 from meds.stages.thresholds import write_held_out
 
 
@@ -61,16 +62,7 @@ class SelectFinetune(Stage):
 
     def check(self, context: StageContext) -> None:
         """Classes that are too small for the rule are found before hours of work on the others."""
-        rule: SelectionRule = context.selection_rule(self.options.rule)
-        for index, name in enumerate(context.data.class_names):
-            members = [sample for sample in context.data.train if sample.class_index == index]
-            kept = min(len(members), rule.kept_at_first(len(members)) + sum(sample.confirmed for sample in members))
-            if kept < self.options.minimum_selected:
-                raise SelectionError(
-                    f"The class '{name}' has {len(members)} training images, of which the selection would keep {kept} "
-                    f"at first, fewer than `minimum_selected: {self.options.minimum_selected}`: add images, or leave "
-                    "the class out."
-                )
+        refuse_small_classes(context, self.options)
 
     def run(self, context: StageContext) -> None:
         """Fine-tune one student for each partition of the classes."""
