@@ -85,13 +85,14 @@ class SelectFinetune(Stage):
         write_held_out(context, kept_back)
 
     def _train(self, context: StageContext, partition: Partition, distance: Distance) -> tuple[Student, SelfSelection]:
-        student = context.new_student(partition.name, "select-finetune")
         if self.options.init == "distilled":
             student = load_student(context, context.input("distilled-student"), partition)
         positions = partition.positions(context.data.train)
         samples = [context.data.train[i] for i in positions]
         with torch.inference_mode():
             first = self._first_scores(context, partition, positions, samples, distance)
+        else:
+            student = context.new_student(partition.name, "select-finetune")
         selection = SelfSelection(self.options, context, partition, positions, first, distance)
         length = selection.length(student)
         checkpoints = Checkpoints(context.work, f"select-finetune-{partition.name}")
