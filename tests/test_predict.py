@@ -142,9 +142,7 @@ def test_thresholds_can_be_chosen_again(finished: Any, pictures: Path, meds: Cal
     assert (done.code, "lies between 0 and 1" in done.err) == (2, True)
 
 
-def test_masks_follow_another_false_alarm_rate(
-    finished: Any, pictures: Path, meds: Callable[..., Finished]
-) -> None:
+def test_masks_follow_another_false_alarm_rate(finished: Any, pictures: Path, meds: Callable[..., Finished]) -> None:
     marked = []
     for number, more in enumerate([(), ("--false-alarm-rate", "0.9")]):
         out = finished.root / f"out{number}"
