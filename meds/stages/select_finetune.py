@@ -35,6 +35,8 @@ from meds.stages.thresholds import write_held_out
 class SelectFinetune(Stage):
     """Artifact kind "student": students, selection and, as `Fit` writes it, `holdout.safetensors`.
 
+    Its info has `robust_maximum`: `percent` and `rounding` of the mean that is an image's score in the selection.
+
     `selection.json` has a row for each epoch and class; `selection.safetensors` holds `selected`
     uint8 [epochs, n] over all training images for each partition; `start.safetensors` holds `scores` float32 [n],
     by which the first epoch selects.
@@ -67,7 +69,9 @@ class SelectFinetune(Stage):
     def run(self, context: StageContext) -> None:
         """Fine-tune one student for each partition of the classes."""
         source = context.input("distilled-student", "memory-scores")
-        context.output.info.update(distance=source.info["distance"])
+        # An evaluation scores training images the same way, so that before and after can be compared.
+        robust = {"percent": self.options.robust_maximum, "rounding": self.options.rounding}
+        context.output.info.update(distance=source.info["distance"], robust_maximum=robust)
         rows: list[dict[str, Any]] = []
         selections: dict[str, Tensor] = {}
         kept_back: list[int] = []
@@ -87,12 +91,12 @@ class SelectFinetune(Stage):
     def _train(self, context: StageContext, partition: Partition, distance: Distance) -> tuple[Student, SelfSelection]:
         if self.options.init == "distilled":
             student = load_student(context, context.input("distilled-student"), partition)
+        else:
+            student = context.new_student(partition.name, "select-finetune")
         positions = partition.positions(context.data.train)
         samples = [context.data.train[i] for i in positions]
         with torch.inference_mode():
             first = self._first_scores(context, partition, positions, samples, distance)
-        else:
-            student = context.new_student(partition.name, "select-finetune")
         selection = SelfSelection(self.options, context, partition, positions, first, distance)
         length = selection.length(student)
         checkpoints = Checkpoints(context.work, f"select-finetune-{partition.name}")
