@@ -116,11 +116,13 @@ def test_a_class_that_is_too_small_is_found_before_anything_is_computed(
     assert project.computed() == []
 
 
-def test_held_out_images_are_told_of_when_a_selection_is_too_small(project: Any, tiny_spec: dict[str, Any]) -> None:
+def test_a_holdout_that_leaves_too_little_is_found_before_anything_is_computed(
+    project: Any, tiny_spec: dict[str, Any]
+) -> None:
     tiny_spec["dataset"] |= {"train": 40, "classes": ["discs"]}
-    settings = ("stages.select-finetune.holdout=0.5", "stages.select-finetune.minimum_selected=19")
-    done = project.run(*(word for one in settings for word in ("--set", one)), spec={**tiny_spec, "noise": None})
-    refused(done, "The selection keeps 19 of the 40 training images of the class 'discs'", "of them are not held out")
+    done = project.run("--set", "stages.select-finetune.holdout=0.95", spec={**tiny_spec, "noise": None})
+    refused(done, "40 training images, of which `holdout: 0.95` leaves 2", "about 0.9 of these", "lower `holdout`")
+    assert project.computed() == []
 
 
 def test_a_missing_checkpoint_is_found_before_any_feature_is_computed(project: Any, tiny_spec: dict[str, Any]) -> None:

@@ -11,7 +11,11 @@ import torch
 from stage_cases import LinearStudent, make_context
 from torch import Tensor, nn
 
+from meds.core.student import Progress
 from meds.stages.batch_statistics import estimate_batch_statistics, has_batch_statistics
+from meds.stages.options import SelectFinetuneOptions
+from meds.stages.scoring_pass import training_scores
+from meds.stages.select_finetune import SelfSelection
 
 
 class NormedStudent(LinearStudent):
@@ -55,6 +59,21 @@ def test_a_student_without_batch_normalisation_is_left_alone(tmp_path: Path) -> 
     state = {name: value.clone() for name, value in student.state_dict().items()}
     estimate_batch_statistics(context, student, context.data.train, 4)
     assert all(torch.equal(value, state[name]) for name, value in student.state_dict().items())
+
+
+@pytest.mark.parametrize("statistics", ["all", "selected"])
+def test_a_scoring_pass_settles_on_the_images_that_are_not_held_out_first(tmp_path: Path, statistics: Any) -> None:
+    context, maps = context_of(tmp_path, images=40)
+    options = SelectFinetuneOptions(holdout=0.5, batch_size=20, batch_statistics=statistics)
+    plan = SelfSelection(options, context, context.partitions[0], range(40), torch.rand(40), "cosine")
+    student = context.new_student("a")
+    student.norm.running_mean.fill_(99.0)
+    plan.begin(1, Progress(4, 8), student)
+    trainable = maps[plan.trainable]
+    assert len(trainable) == 20
+    settled = trainable.mean(dim=(0, 2, 3)) if statistics == "all" else torch.full((3,), 99.0)
+    torch.testing.assert_close(student.norm.running_mean, settled)
+    assert torch.equal(plan.now, training_scores(context, student, plan.samples, "cosine", options))
 
 
 @pytest.mark.parametrize(("statistics", "near"), [("all", True), ("selected", False)])

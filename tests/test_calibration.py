@@ -24,7 +24,7 @@ def samples(*classes: str, same: bool = False) -> list[Sample]:
 
 @pytest.mark.parametrize(
     ("count", "rate", "place"),
-    [(99, 0.01, 99), (199, 0.01, 198), (9, 0.2, 8), (4, 0.01, 4), (1, 0.5, 1), (1, 0.01, 1)],
+    [(99, 0.01, 99), (199, 0.01, 198), (99, 0.29, 71), (9, 0.2, 8), (4, 0.01, 4), (1, 0.5, 1), (1, 0.01, 1)],
 )
 def test_the_threshold_is_the_order_statistic(count: int, rate: float, place: int) -> None:
     scores = np.random.default_rng(0).permutation(count) + 1.0

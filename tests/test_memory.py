@@ -333,6 +333,24 @@ def test_pooling_averages_the_neighbours_inside_the_map() -> None:
         torch.testing.assert_close(vectors[row * 5 + column], wanted)
 
 
+def test_a_border_patch_is_averaged_over_the_neighbours_that_are_there() -> None:
+    """36 in a corner: 9, 6, 6 and 4 over the four windows around it, and 36 everywhere stays 36 at the border."""
+    group = torch.stack([torch.zeros(4, 4), torch.full((4, 4), 36.0)])[None]
+    group[0, 0, 0, 0] = 36.0
+    (corner, *_) = patch_vectors_of([group], (2, 2), pooling=3)[0]
+    torch.testing.assert_close(corner[0] / corner[1], torch.tensor((9 + 6 + 6 + 4) / 4 / 36))
+
+
+@pytest.mark.parametrize(("family", "side"), [("cnn", 3), ("vit", 1)])
+def test_the_maps_of_a_cnn_alone_are_pooled_unless_told_otherwise(family: Any, side: int, tmp_path: Path) -> None:
+    features = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    context = make_context([features], ["tile"] * 2, tmp_path)
+    context.backbone.family = family
+    vectors, _ = Memory(MemoryOptions()).patch_vectors(context, context.data.train)
+    assert torch.equal(vectors, patch_vectors_of([features], (4, 5), pooling=side))
+    assert not torch.equal(vectors, patch_vectors_of([features], (4, 5), pooling=4 - side))
+
+
 def test_groups_come_to_one_grid() -> None:
     fine, coarse = torch.arange(16.0).reshape(1, 1, 4, 4), torch.tensor([[[[1.0, 3.0]] * 2]])
     stacked = [torch.cat([g, torch.ones_like(g)], dim=1) for g in (fine, coarse)]

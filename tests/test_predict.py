@@ -142,6 +142,17 @@ def test_thresholds_can_be_chosen_again(finished: Any, pictures: Path, meds: Cal
     assert (done.code, "lies between 0 and 1" in done.err) == (2, True)
 
 
+def test_masks_follow_another_false_alarm_rate(finished: Any, pictures: Path, meds: Callable[..., Finished]) -> None:
+    marked = []
+    for number, more in enumerate([(), ("--false-alarm-rate", "0.9")]):
+        out = finished.root / f"out{number}"
+        assert meds("predict", finished.runs / "tiny", pictures / "weave", "--output", out, *more).code == 0
+        marked.append([(np.array(Image.open(out / row["mask"])) > 0).mean() for row in rows(out)])
+    usual, more_alarms = marked
+    assert all(a <= b for a, b in zip(usual, more_alarms, strict=True))
+    assert sum(more_alarms) > sum(usual)
+
+
 def test_its_own_pictures_are_no_images(finished: Any, pictures: Path, meds: Callable[..., Finished]) -> None:
     out = pictures / "weave" / "predictions"
     for given in (pictures / "weave", pictures / "weave", pictures / "weave" / "**" / "*.png"):

@@ -236,6 +236,28 @@ def test_from_and_force_compute_the_wanted_stages_only(finished: Any) -> None:
     assert finished.json("metrics.json") == metrics
 
 
+def test_until_and_force_leave_the_later_stages_to_be_done_again(finished: Any) -> None:
+    finished.run_well("--until", "memory", "--force")
+    state = finished.json("run.json")
+    assert [row["status"] for row in state["stages"]] == ["done", "waiting", "waiting", "waiting"]
+    assert state["status"] == "partly done"
+
+
+def test_only_the_stages_that_are_wanted_are_checked(project: Any, tiny_spec: dict[str, Any]) -> None:
+    tiny_spec["stages"][2]["minimum_selected"] = 50
+    project.run_well("--until", "memory", spec=tiny_spec)
+    done = project.run()
+    assert (done.code, "`minimum_selected: 50`" in done.said) == (2, True)
+    assert project.computed() == ["memory"]
+
+
+def test_features_are_made_once_before_the_first_stage(finished: Any) -> None:
+    (event,) = finished.events("features")
+    images = len({row["sha256"] for row in finished.rows("data.csv")})
+    assert event["images"] == images
+    assert finished.json("run.json")["features"]["images"] == images
+
+
 def test_a_damaged_artifact_is_named_and_computed_again(finished: Any) -> None:
     finished.run_well()
     metrics = finished.file("metrics.json").read_bytes()

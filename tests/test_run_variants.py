@@ -188,25 +188,6 @@ def test_fair_noise_leaves_injected_images_out_of_the_test(project: Any, tiny_sp
     assert project.json("metrics.json")["noise"]["overlap"] is False
 
 
-@pytest.mark.parametrize("training", ["fit", "select-finetune"])
-def test_held_out_images_are_never_trained_on_and_give_the_threshold(
-    project: Any, tiny_spec: dict[str, Any], training: str
-) -> None:
-    tiny_spec["dataset"] |= {"classes": ["weave"], "train": 36}
-    stages = {"fit": tiny_spec["stages"][:0], "select-finetune": tiny_spec["stages"][:2]}[training]
-    stage = {"type": training, "iterations": 4, "batch_size": 4, "holdout": 0.5}
-    project.run_well(spec={**tiny_spec, "stages": [*stages, stage, tiny_spec["stages"][-1]]})
-    row = project.json("metrics.json")["calibration"]["weave"]
-    assert row["held_out"]
-    assert row["wanted"] == 0.01
-    assert 1 <= row["images"] <= 22
-    # Where the estimate says how likely images are to be normal, they count as fractions.
-    assert row["expected"] >= 1 / (row["images"] + 1) - 1e-9
-    assert row["low"] < row["expected"] < row["high"]
-    assert row["heatmap"][0] < row["pixel_threshold"] < row["heatmap"][1]
-    assert project.json("metrics.json")["thresholds"]["weave"] == row["threshold"]
-
-
 def test_brackets_in_a_class_s_name_are_shown(
     project: Any, tiny_spec: dict[str, Any], meds: Callable[..., Any]
 ) -> None:

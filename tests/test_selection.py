@@ -255,6 +255,20 @@ def test_the_first_selection_follows_the_criterion(tmp_path: Path, criterion: An
     assert set(stage.consumes()) == wanted | ({("memory-scores",)} if criterion == "memory" else set())
 
 
+@pytest.mark.parametrize("init", ["random", "distilled"])
+def test_no_student_is_made_that_is_not_trained(tmp_path: Path, init: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[LinearStudent] = []
+    build = LinearStudent.__init__
+    features = torch.randn(15, 4, 5, 5, generator=torch.Generator().manual_seed(2))
+    context = make_context([features], NAMES, tmp_path)
+    weights = context.new_student("distilled").state_dict()
+    maps = torch.rand(15, 5, 5, generator=torch.Generator().manual_seed(3))
+    context.inputs = {"distilled-student": stored(**weights), "memory-scores": stored(maps=maps)}
+    monkeypatch.setattr(LinearStudent, "__init__", lambda self, *given: (made.append(self), build(self, *given))[1])
+    SelectFinetune(SelectFinetuneOptions(iterations=1, batch_size=3, criterion="memory", init=init)).run(context)
+    assert len(made) == 1
+
+
 @pytest.mark.parametrize("median", ["lower", "middle"])
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8, 9])
 def test_what_the_rule_keeps_at_first(median: str, count: int) -> None:

@@ -80,8 +80,9 @@ def calibrate(
 def held_out(samples: Sequence[Sample], share: float, seed: int) -> list[int]:
     """Positions of the samples that a training leaves out: by class, the share of its images, a seeded choice.
 
-    Images of equal content go together. A class of fewer than 30 images holds out none, because nothing would be known
-    of them (`estimate_contamination`); of any other as many are left as a training needs.
+    `share` is 0 or more and below 1. Images of equal content go together. A class of fewer than 30 images holds out
+    none, because nothing would be known of them (`estimate_contamination`); of any other as many are left as a training
+    needs.
     """
     chosen: list[int] = []
     for index in sorted({sample.class_index for sample in samples}):

@@ -24,7 +24,7 @@ class SelectionRule(ABC):
 
     @abstractmethod
     def threshold(self, scores: Tensor, factor: float) -> float:
-        """The threshold tau for the scores [n] of all training images of one class.
+        """The threshold tau for the scores of all training images of one class, float32 [n] on the CPU.
 
         Images with a score strictly below it are selected. `factor` is k_t = k*t/T (paper eq. 12),
         which grows from 0 to the critical value k over the fine-tuning.
@@ -60,7 +60,8 @@ def checked_threshold(rule: SelectionRule, scores: Tensor, factor: float) -> flo
 def robust_maximum(maps: Tensor, percent: float = 1.0, rounding: Rounding = "ceil") -> Tensor:
     """Mean of the largest `percent` % of patch scores of each map: [n, H, W] -> [n] (paper sec. 4.3).
 
-    The count is rounded up as in the paper, or down as in the released code, and is at least 1.
+    `percent` lies above 0 and is at most 100. The count is rounded up as in the paper, or down as in the released code,
+    and is at least 1.
     """
     flat = maps.reshape(maps.shape[0], -1)
     exact = percent * flat.shape[1] / 100.0

@@ -56,10 +56,6 @@ class Artifact:
         """The plain data of `<name>.json`."""
         return json.loads((self.path / f"{name}.json").read_text(encoding="utf-8"))
 
-    def size(self) -> int:
-        """Bytes on disk."""
-        return sum(file.stat().st_size for file in self.path.iterdir())
-
 
 class ArtifactWriter:
     """Collects a stage's output in a temporary directory; `finish` makes it an artifact at once."""

@@ -96,6 +96,9 @@ def class_thresholds(
     `Calibration`'s fields, `pixel_threshold` (the same for the largest value of a map, so that a normal image has a
     pixel above it as rarely as it has a score above the threshold) and `heatmap`: the two ends of the colour scale,
     with the pixel threshold in its middle.
+
+    Raises:
+        ValueError: `setting_the_threshold` finds no image of the class.
     """
     chosen = setting_the_threshold(scores.classes == index, selected, unseen, normal)
     held_out, weights = bool(unseen[chosen].all()), normal[chosen]

@@ -52,10 +52,10 @@ def training_seconds(context: StageContext, options: LengthOptions, objective: O
     return total
 
 
-def seconds_of(work: Callable[[], object], times: int = 2) -> float:
-    """The shortest wall seconds of some calls: the first one also warms caches."""
+def seconds_of(work: Callable[[], object]) -> float:
+    """The shorter wall seconds of two calls: the first one also warms caches."""
     taken = []
-    for _ in range(times):
+    for _ in range(2):
         start = time.perf_counter()
         work()
         wait_for_device()

@@ -5,9 +5,9 @@ from __future__ import annotations
 NOTHING = "–"
 
 
-def percent(value: float | None, digits: int = 1) -> str:
+def percent(value: float | None) -> str:
     """A fraction as percent, a dash where it is undefined."""
-    return NOTHING if value is None else f"{100 * value:.{digits}f}"
+    return NOTHING if value is None else f"{100 * value:.1f}"
 
 
 def duration(seconds: float) -> str:

@@ -81,9 +81,6 @@ class InjectProtocol(NoiseProtocol):
 
     options: InjectOptions
 
-    def __init__(self, options: InjectOptions) -> None:
-        super().__init__(options)
-
     def apply(self, records: Sequence[Record]) -> Contaminated:
         """All training records in their order, then the injected ones, class by class.
 

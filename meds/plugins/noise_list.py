@@ -67,9 +67,6 @@ class ListProtocol(NoiseProtocol):
 
     options: ListOptions
 
-    def __init__(self, options: ListOptions) -> None:
-        super().__init__(options)
-
     def apply(self, records: Sequence[Record]) -> Contaminated:
         """The listed images in the data set's order, normal ones first; repeated rows are repeated images.
 

@@ -14,7 +14,7 @@ from meds.reports.figures import PageFigure, page_figure
 from meds.reports.opened import table
 from meds.reports.page import plural
 from meds.reports.ranking import ClassRanking
-from meds.reports.training_scores import DISTILLED, TrainingScores, panels, selection_course
+from meds.reports.training_scores import DISTILLED, TrainingScores, panels, percent_of_patches, selection_course
 
 
 @dataclass
@@ -66,7 +66,7 @@ def _before_and_after(
         f"{key}-training",
         f"Histograms of the scores of the training images, class {name}",
         f"{plural(ranking.images, 'training image')}, {ranking.known} of them known defects. {said}.",
-        "Scores of the training images: the mean of the highest 1 % of patch scores.",
+        f"Scores of the training images: the mean of the highest {percent_of_patches(run):g} % of patch scores.",
         height=2.5,
         wide=True,
     )

@@ -28,19 +28,19 @@ class TrainingScores:
 def training_scores(run: FinishedRun) -> list[TrainingScores]:
     """The scores that are stored: the memory's, the distilled student's where the selection kept them, the last ones.
 
-    An image's score is the mean of its highest 1 % of patch scores, as the selection takes it.
+    An image's score is the mean of its highest patch scores, of as many as the selection takes (`percent_of_patches`).
 
     Raises:
         UserError: an artifact is gone from the store.
     """
     found = []
-    last = run.scoring_block.name
+    last, robust = run.scoring_block.name, run.evaluation.info.get("robust_maximum", {})
     for row in run.state["stages"]:
         if row["name"] == last:
             break
         artifact = run.artifact(row["name"])
         if artifact.kind == "memory-scores":
-            found.append(_scores("Memory", robust_maximum(artifact.tensors("scores")["maps"]).numpy()))
+            found.append(_scores("Memory", robust_maximum(artifact.tensors("scores")["maps"], **robust).numpy()))
     student = run.artifact(last)
     # A selection that starts from the memory's scores has shown them already.
     from_student = getattr(run.scoring_block.options, "criterion", "distilled") == "distilled"
@@ -50,6 +50,11 @@ def training_scores(run: FinishedRun) -> list[TrainingScores]:
     scores = run.evaluation.tensors("scores")
     # Older versions ranked by the scorer alone.
     return [*found, _scores(end, scores.get("scorer", scores["ranking"]).numpy())]
+
+
+def percent_of_patches(run: FinishedRun) -> float:
+    """Percent of an image's patches, the highest, whose mean is its score; older versions took 1 whatever was asked."""
+    return float(run.evaluation.info.get("robust_maximum", {}).get("percent", 1))
 
 
 def _scores(title: str, values: npt.NDArray[np.float32]) -> TrainingScores:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,11 +40,11 @@ class Evaluate(Stage):
     """Artifact kind "evaluation".
 
     `scores.safetensors`: `test` and `train` image scores float32 [n], `scorer` float32 [n] (the robust maximum of each
-    training image's patch scores), `ranking` float32 [n] (what training images are ranked by), `peaks` and `middles`
-    float32 [n] (the largest and the median value of the training images' smoothed maps), `unseen` uint8 [n], 1 for
-    those not trained on, and `normal` float64 [n] (how likely each training image is to be normal, 0 to 1).
-    `maps.safetensors`: `test` and `train` patch score maps float16 [n, H, W]. `metrics.json`: figures by class, means,
-    ranking figures, thresholds and how far they can be trusted (`class_thresholds`).
+    training image's patch scores, as the selection takes it), `ranking` float32 [n] (what training images are ranked
+    by), `peaks` and `middles` float32 [n] (the largest and the median value of the training images' smoothed maps),
+    `unseen` uint8 [n], 1 for those not trained on, and `normal` float64 [n] (how likely each training image is to be
+    normal, 0 to 1). `maps.safetensors`: `test` and `train` patch score maps float16 [n, H, W]. `metrics.json`: figures
+    by class, means, ranking figures, thresholds and how far they can be trusted (`class_thresholds`).
     """
 
     produces = "evaluation"
@@ -66,8 +67,8 @@ class Evaluate(Stage):
         source = context.input(*SCORERS)
         scorer = context.scorer_of(source)
         how = self.evaluation(context)
-        data, known = context.data, scorer.training_scores()
-        train = ImageScores(context, scorer, data.train, how, self.options.batch_size, known)
+        data, known, robust = context.data, scorer.training_scores(), _robust_maximum(source)
+        train = ImageScores(context, scorer, data.train, how, self.options.batch_size, known, robust)
         test = ImageScores(context, scorer, data.test, how, self.options.batch_size)
         with (
             context.reporter.bar(context.name, len(data.train) + len(data.test)) as bar,
@@ -77,7 +78,7 @@ class Evaluate(Stage):
             figures = self._figures(context, test, bar)
         selected = last_selection(source, len(data.train))
         unseen = not_trained_on(source, len(data.train), known is not None)
-        remembered = _remembered(context)
+        remembered = _remembered(context, robust)
         normal = likely_normal(data.train, selected, _suspicion(source, train.robust, remembered))
         calibration = self._calibration(context, train, selected, unseen, normal)
         by = ranked_by(self.options.ranking, source.kind, remembered is not None)
@@ -98,6 +99,7 @@ class Evaluate(Stage):
             },
         )
         context.output.info["selected"] = selected.astype(int).tolist()
+        context.output.info["robust_maximum"] = source.info.get("robust_maximum", {})
 
     def estimate_seconds(self, context: StageContext) -> float | None:
         """What a timed batch takes, times the images, and the pixel figures of a few random maps, times the test maps.
@@ -203,10 +205,15 @@ class Evaluate(Stage):
         }
 
 
-def _remembered(context: StageContext) -> Tensor | None:
+def _robust_maximum(source: Artifact) -> Callable[[Tensor], Tensor]:
+    """`robust_maximum` as the selection took it, with the defaults where nothing selects: maps [n, H, W] -> [n]."""
+    return partial(robust_maximum, **source.info.get("robust_maximum", {}))
+
+
+def _remembered(context: StageContext, robust: Callable[[Tensor], Tensor]) -> Tensor | None:
     """The memory's score of each training image, float32 [n]; None in a run without a memory."""
     memory = context.inputs.get("memory-scores")
-    return None if memory is None else robust_maximum(memory.tensors("scores")["maps"])
+    return None if memory is None else robust(memory.tensors("scores")["maps"])
 
 
 def _suspicion(source: Artifact, own: Tensor, remembered: Tensor | None) -> Floats | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from meds.core.stage import ProgressBar, Scorer, StageContext
 class ImageScores:
     """Scores of n images in their order, filled by `score`; on the CPU.
 
-    `images` float32 [n] are image scores, `robust` float32 [n] robust maxima of the patch scores, `peaks` and
+    `images` float32 [n] are image scores, `robust` float32 [n] what `robust` makes of the patch scores, `peaks` and
     `middles` float32 [n] the largest and the median value of the smoothed maps, `patches` float16 [n, H, W] the patch
     maps (float32 where a value does not fit into half precision).
     What is kept of an image is small: whole anomaly maps only of those images that are asked for.
@@ -33,8 +33,9 @@ class ImageScores:
         how: EvaluationDefaults,
         batch_size: int,
         known: Scores | None = None,
+        robust: Callable[[Tensor], Tensor] = robust_maximum,
     ) -> None:
-        self.samples, self.how = samples, how
+        self.samples, self.how, self._robust_maximum = samples, how, robust
         self._context, self._scorer, self._batch_size, self._known = context, scorer, batch_size, known
         self.images, self.robust, self.peaks, self.middles = (torch.zeros(len(samples)) for _ in range(4))
         self.patches = torch.zeros(0, dtype=torch.float16)
@@ -75,7 +76,7 @@ class ImageScores:
         if kept.dtype != self.patches.dtype:
             self.patches = self.patches.float()
         self.patches[rows] = kept.to(self.patches.dtype)
-        self.robust[rows] = robust_maximum(patches).cpu()
+        self.robust[rows] = self._robust_maximum(patches).cpu()
         self.images[rows] = scoring.model_scores(scores, smoothed, self.how).cpu()
         self._check(rows)
         self.peaks[rows] = smoothed.flatten(1).amax(dim=1).cpu()

@@ -229,7 +229,10 @@ def patch_vectors_of(groups: Sequence[Tensor], grid: tuple[int, int], pooling: i
 
 
 class MemoryScorer(Scorer):
-    """Scores unseen images by the memory alone; a training image never serves itself unless it may."""
+    """Scores unseen images by the memory alone, against all candidates.
+
+    In the stored scores of the training images none serves itself unless it may; `scores` takes every image for unseen.
+    """
 
     def __init__(self, stage: Memory, context: StageContext, artifact: Artifact) -> None:
         self._stage, self._context = stage, context.without_weights()

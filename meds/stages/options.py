@@ -65,7 +65,7 @@ class MemoryOptions(Options):
 
 
 class TrainingOptions(Options):
-    """Length of a training; what is left out comes from the student's paper."""
+    """Length of a training; null leaves it to the student, that is to its paper."""
 
     iterations: int | None = Field(default=None, ge=1, description="Number of optimiser steps.")
     batch_size: int | None = Field(default=None, ge=1, description="Images in a step.")
@@ -79,8 +79,9 @@ class HoldoutOptions(TrainingOptions):
         default=0.1,
         ge=0,
         lt=1,
-        description="Share of each class's training images that are scored and selected but never fine-tuned on; the "
-        "decision threshold comes from them. 0: train on all, and know nothing of the false-alarm rate.",
+        description="Share of each class's training images that are scored, and selected where a stage selects, but "
+        "never trained on; the decision threshold comes from them. 0: train on all, and know nothing of the "
+        "false-alarm rate.",
     )
 
 
@@ -119,7 +120,8 @@ class SelectFinetuneOptions(HoldoutOptions):
     batch_statistics: Literal["all", "selected"] = Field(
         default="all",
         description="Which images the running statistics of a student's batch normalisation are taken from when it "
-        "scores: all training images, or those that it last trained on. Of no effect without batch normalisation.",
+        "scores: all training images that are not held out, or those that it last trained on. Of no effect without "
+        "batch normalisation.",
     )
     scoring_interval: int | None = Field(
         default=None,

@@ -45,7 +45,9 @@ def training_scores(
 def settle(
     context: StageContext, student: Student, samples: Sequence[Sample], options: SelectFinetuneOptions, batch_size: int
 ) -> None:
-    """Estimate running statistics of batch normalisation over all images, whatever is selected.
+    """Estimate running statistics of batch normalisation over `samples`, whatever is selected of them.
+
+    A selection gives all images but those that are held out, which must not tell the student anything.
 
     Statistics of selected images alone make an image of a kind that is not among them, normal as it may be, look
     worse than a defect; it is then never selected again, and its whole kind drops out one by one.

@@ -28,11 +28,14 @@ from meds.core.training import train
 from meds.stages.fit import own_objective
 from meds.stages.options import SelectFinetuneOptions
 from meds.stages.scoring_pass import scoring_interval, scoring_seconds, settle, training_scores
+from meds.stages.selection_check import refuse_small_classes
 from meds.stages.thresholds import write_held_out
 
 
 class SelectFinetune(Stage):
     """Artifact kind "student": students, selection and, as `Fit` writes it, `holdout.safetensors`.
+
+    Its info has `robust_maximum`: `percent` and `rounding` of the mean that is an image's score in the selection.
 
     `selection.json` has a row for each epoch and class; `selection.safetensors` holds `selected`
     uint8 [epochs, n] over all training images for each partition; `start.safetensors` holds `scores` float32 [n],
@@ -61,21 +64,14 @@ class SelectFinetune(Stage):
 
     def check(self, context: StageContext) -> None:
         """Classes that are too small for the rule are found before hours of work on the others."""
-        rule: SelectionRule = context.selection_rule(self.options.rule)
-        for index, name in enumerate(context.data.class_names):
-            members = [sample for sample in context.data.train if sample.class_index == index]
-            kept = min(len(members), rule.kept_at_first(len(members)) + sum(sample.confirmed for sample in members))
-            if kept < self.options.minimum_selected:
-                raise SelectionError(
-                    f"The class '{name}' has {len(members)} training images, of which the selection would keep {kept} "
-                    f"at first, fewer than `minimum_selected: {self.options.minimum_selected}`: add images, or leave "
-                    "the class out."
-                )
+        refuse_small_classes(context, self.options)
 
     def run(self, context: StageContext) -> None:
         """Fine-tune one student for each partition of the classes."""
         source = context.input("distilled-student", "memory-scores")
-        context.output.info.update(distance=source.info["distance"])
+        # An evaluation scores training images the same way, so that before and after can be compared.
+        robust = {"percent": self.options.robust_maximum, "rounding": self.options.rounding}
+        context.output.info.update(distance=source.info["distance"], robust_maximum=robust)
         rows: list[dict[str, Any]] = []
         selections: dict[str, Tensor] = {}
         kept_back: list[int] = []
@@ -93,9 +89,10 @@ class SelectFinetune(Stage):
         write_held_out(context, kept_back)
 
     def _train(self, context: StageContext, partition: Partition, distance: Distance) -> tuple[Student, SelfSelection]:
-        student = context.new_student(partition.name, "select-finetune")
         if self.options.init == "distilled":
             student = load_student(context, context.input("distilled-student"), partition)
+        else:
+            student = context.new_student(partition.name, "select-finetune")
         positions = partition.positions(context.data.train)
         samples = [context.data.train[i] for i in positions]
         with torch.inference_mode():
