@@ -14,7 +14,9 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from meds.core.comparison import METHODS, Row, cases, run_case
+from meds.comparison.cases import cases
+from meds.comparison.methods import METHODS
+from meds.comparison.rows import Row, run_case
 from meds.core.metric_names import METRIC_NAMES
 from meds.core.registry import registry
 from meds.core.spec_source import read_spec

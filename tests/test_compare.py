@@ -11,7 +11,10 @@ import pytest
 import yaml
 
 from meds.cli.compare import show_rows
-from meds.core.comparison import AS_WRITTEN, METHODS, Row, cases, spec_of
+from meds.comparison.cases import AS_WRITTEN, cases, spec_of
+from meds.comparison.caveats import OTHER_DATA, caveats
+from meds.comparison.methods import METHODS
+from meds.comparison.rows import Row
 from meds.core.errors import SpecError, UserError
 from meds.core.registry import registry
 from meds.core.spec_source import SpecSource, parse_spec
@@ -146,17 +149,55 @@ def test_the_command_runs_the_parts_and_prints_one_table(
     assert row["injected_selected"] == pytest.approx(injected / selected)
 
 
-def row(noise: float, lacking: list[str], tests: str) -> Row:
-    return Row("r", "s", "rd", "full", noise, 0, noise, 1.0, {"image_auroc": 0.9}, lacking, tests)
+def row(noise: float = 0.4, **changes: Any) -> Row:
+    fields = {
+        "run": "r",
+        "name": "r",
+        "dataset": "{}",
+        "seed": 0,
+        "noise": noise,
+        "seconds": 1.0,
+        "figures": {"image_auroc": 0.9},
+        "not_in_means": [],
+        "not_in_pixel_means": [],
+        "test_images": "a",
+        "training_images": str(noise),
+        "in_both_splits": 0,
+        "leaked": 0,
+        "spec": "s",
+        "student": "rd",
+        "method": "full",
+        "ratio": noise,
+    }
+    return Row(**{**fields, **changes})
 
 
 def test_what_keeps_rows_from_being_compared_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    show_rows([row(0.0, [], "a"), row(0.4, [], "a")])
+    show_rows([row(0.0), row(0.4)])
     assert "means" not in capsys.readouterr().out
-    show_rows([row(0.0, [], "a"), row(0.4, ["bolt"], "b")])
+    show_rows([row(0.0), row(0.4, not_in_means=["bolt"], test_images="b")])
     said = " ".join(capsys.readouterr().out.split())
     assert "Some means are without bolt: not both normal and defective images to test on." in said
     assert "Not all rows of one seed are measured on the same test images (with `overlap: false` the" in said
+
+
+def test_specs_are_held_against_each_other_where_they_are_of_one_data_set() -> None:
+    other = {"spec": "t", "test_images": "b", "training_images": "c"}
+    tests, training = caveats([row(), row(**other)])
+    assert tests.startswith("Not all rows of one seed are measured on the same test images: give their specs the same")
+    assert training.startswith("Not all rows of one seed and noise ratio are trained on the same images")
+    assert caveats([row(), row(**other, dataset="{1}")]) == [OTHER_DATA]
+    assert caveats([row(), row(seed=1, training_images="c"), row(noise=0.2)]) == []
+
+
+def test_classes_without_masks_and_images_in_both_splits_are_told() -> None:
+    unmasked = {"not_in_pixel_means": ["bottle"]}
+    assert caveats([row(**unmasked)]) == ["The mean of pixel figures is without bottle: no masks of defects."]
+    (said,) = caveats([row(), row(**unmasked)])
+    assert said == "Some means of pixel figures are without bottle: no masks of defects."
+    (said,) = caveats([row(), row(leaked=3, in_both_splits=5)])
+    assert said.startswith("Test images that are training images too, not by the noise but in the data set: up to 3.")
+    assert caveats([row(in_both_splits=5)]) == []
 
 
 @pytest.mark.parametrize(

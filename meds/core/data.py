@@ -210,9 +210,9 @@ def with_shared(noise: Mapping[str, Any], train: Sequence[Sample], test: Sequenc
     return {**noise, "classes": classes, "total": {**noise["total"], "in_both_splits": shared.total()}}
 
 
-def digest_of_tests(test: Sequence[Sample]) -> str:
-    """A digest of which images a run is measured on, whatever their order."""
-    return hashlib.sha256("".join(sorted(sample.digest for sample in test)).encode()).hexdigest()
+def digest_of_images(samples: Sequence[Sample]) -> str:
+    """A digest of which images these are, whatever their order; an image that stands twice counts twice."""
+    return hashlib.sha256("".join(sorted(sample.digest for sample in samples)).encode()).hexdigest()
 
 
 def _check_mask(dataset: Dataset[Any], record: Record) -> None:

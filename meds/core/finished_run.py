@@ -6,9 +6,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from meds.core.context import stage_context
 from meds.core.data import RunData, read_csv
 from meds.core.errors import ArtifactError, UserError
+from meds.core.image_files import one_line
 from meds.core.model import EvaluationDefaults
 from meds.core.pipeline import Pipeline
 from meds.core.plan import file_digests
@@ -21,6 +24,9 @@ from meds.core.spec import Block, Spec, resolve_spec
 from meds.core.spec_source import read_spec
 from meds.core.stage import Scorer, Stage, StageContext
 from meds.core.store import Artifact
+
+SPEC = "spec.yaml"
+_BLOCKS = {"dataset", "backbone", "student", "stages"}
 
 
 class FinishedRun:
@@ -47,9 +53,34 @@ class FinishedRun:
     @cached_property
     def spec(self) -> Spec:
         """The resolved spec without its loggers, which need not be installed where a finished run is opened."""
-        source = read_spec(self.path / "spec.yaml")
+        source = read_spec(self.path / SPEC)
         source.data.pop("loggers", None)
         return resolve_spec(source, self._registry)
+
+    @property
+    def spec_text(self) -> str:
+        """The text of spec.yaml; UserError if it is gone or no text."""
+        path = self.path / SPEC
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read ({error}); run the spec again.") from None
+
+    @cached_property
+    def plain_spec(self) -> dict[str, Any]:
+        """The resolved spec as plain data, not to be changed; what it means may not be known here.
+
+        Raises:
+            UserError: spec.yaml is gone or damaged.
+        """
+        path = self.path / SPEC
+        try:
+            content: dict[str, Any] = yaml.safe_load(self.spec_text)
+        except yaml.YAMLError as error:
+            raise UserError(f"{path} is damaged ({one_line(str(error))}); run the spec again.") from None
+        if not isinstance(content, dict) or not content.keys() >= _BLOCKS:
+            raise UserError(f"{path} is damaged (it is no resolved spec); run the spec again.")
+        return content
 
     @cached_property
     def data(self) -> RunData:
@@ -101,7 +132,7 @@ class FinishedRun:
         try:
             return self.pipeline.store.open(fingerprint)
         except ArtifactError as error:
-            raise UserError(f"{error} Run the spec again: `meds run {self.path / 'spec.yaml'}`.") from None
+            raise UserError(f"{error} Run the spec again: `meds run {self.path / SPEC}`.") from None
 
     @cached_property
     def evaluation(self) -> Artifact:
