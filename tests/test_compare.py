@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from kit_cases import registry_with
 
 from meds.cli.compare import show_rows
 from meds.comparison.cases import AS_WRITTEN, cases, spec_of
@@ -18,6 +19,7 @@ from meds.comparison.rows import Row
 from meds.core.errors import SpecError, UserError
 from meds.core.registry import registry
 from meds.core.spec_source import SpecSource, parse_spec
+from meds.testing.plain_models import PlainDetector
 
 
 def source(spec: dict[str, Any], name: str = "spec.yaml") -> SpecSource:
@@ -49,6 +51,42 @@ def test_the_plain_student_trains_as_long_and_measures_alike(tiny_spec: dict[str
     tiny_spec["stages"][2] |= {"holdout": 0.2}
     fit = stage_lists(tiny_spec)["plain"][0]
     assert (fit["iterations"], fit["batch_size"], fit["holdout"], fit["distance"]) == (6, 4, 0.2, "euclidean")
+
+
+def test_the_plain_student_sees_as_much_of_an_epoch(tiny_spec: dict[str, Any]) -> None:
+    def dropped(**finetune: Any) -> Any:
+        changed = {**tiny_spec["stages"][2], **finetune}
+        stages = [*tiny_spec["stages"][:2], changed, tiny_spec["stages"][3]]
+        lists = stage_lists({**tiny_spec, "stages": stages})
+        assert lists["plain"][0]["drop_last"] == lists["full"][2]["drop_last"]
+        return lists["plain"][0]["drop_last"]
+
+    assert dropped() is True
+    assert dropped(drop_last=False) is False
+    assert dropped(drop_last=None) is None
+    tiny_spec["recipe"] = "paper"
+    assert dropped() is None
+
+
+def test_a_rest_of_one_image_does_not_stop_the_plain_student(
+    tiny_spec: dict[str, Any], project: Any, meds: Callable[..., Any]
+) -> None:
+    tiny_spec["noise"] = None
+    tiny_spec["dataset"] |= {"classes": ["weave"], "train": 9}
+    tiny_spec["backbone"]["image_size"] = 32
+    tiny_spec["stages"][2]["holdout"] = 0
+    arguments = ("compare", project.write(tiny_spec), "--methods", "plain", "--runs-dir", project.runs)
+    done = meds(*arguments, "--set", "stages.select-finetune.drop_last=false")
+    assert "use a larger image_size or batch_size, or `drop_last: true` in the stage" in done.said
+    done = meds(*arguments)
+    assert done.code == 0, done.err
+
+
+def test_a_detector_is_not_asked_to_drop_anything(tiny_spec: dict[str, Any]) -> None:
+    tiny_spec["student"] = {"type": "broken"}
+    (case,) = cases([source(tiny_spec)], methods=["plain"])
+    fit = spec_of(case, registry_with("student", PlainDetector)).stages[0]
+    assert fit.options.model_dump()["drop_last"] is None
 
 
 def test_the_plain_student_has_no_memory_that_could_rank(tiny_spec: dict[str, Any]) -> None:

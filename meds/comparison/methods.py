@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from meds.core.detector import Detector
+from meds.core.model import Model
 from meds.core.spec import Spec
 from meds.core.spec_source import SpecSource
 
 METHODS = {"plain": "plain student", "memory": "memory alone", "distilled": "distilled", "full": "full MeDS"}
 WHOLE = ("memory", "distill", "select-finetune", "evaluate")
 _STAGES = {"plain": ("fit",), "memory": WHOLE[:1], "distilled": WHOLE[:2], "full": WHOLE[:3]}
-_SHARED_WITH_FIT = ("iterations", "batch_size", "holdout")
+_SHARED_WITH_FIT = ("iterations", "batch_size", "drop_last", "holdout")
 
 
 def has_parts(source: SpecSource) -> bool:
@@ -40,12 +42,15 @@ def stages_of(method: str, written: Sequence[dict[str, Any]], whole: Spec) -> li
         return [*parts[: len(_STAGES[method])], evaluate]
     if evaluate.get("ranking") == "memory":
         evaluate = {**evaluate, "ranking": "student"}
-    return [_fit(parts[0], parts[2]), evaluate]
+    return [_fit(parts[0], parts[2], whole), evaluate]
 
 
-def _fit(memory: Mapping[str, Any], finetune: Mapping[str, Any]) -> dict[str, Any]:
+def _fit(memory: Mapping[str, Any], finetune: Mapping[str, Any], whole: Spec) -> dict[str, Any]:
     """The stage `fit` of the plain student."""
     shared = {key: finetune[key] for key in _SHARED_WITH_FIT if key in finetune}
+    if "drop_last" not in shared and not issubclass(whole.student.registration.load(Model), Detector):
+        # Fine-tuning drops an epoch's rest by itself and `fit` does not: both must see as much of an epoch.
+        shared["drop_last"] = whole.stages[2].options.model_dump()["drop_last"]
     if "distance" in memory:
         shared["distance"] = memory["distance"]
     return {"type": "fit", **shared}
