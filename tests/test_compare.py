@@ -11,7 +11,7 @@ import pytest
 import yaml
 from kit_cases import registry_with
 
-from meds.cli.compare import show_rows
+from meds.cli.compare import compare_specs, show_rows
 from meds.comparison.cases import AS_WRITTEN, cases, spec_of
 from meds.comparison.caveats import OTHER_DATA, caveats
 from meds.comparison.methods import METHODS
@@ -185,6 +185,18 @@ def test_the_command_runs_the_parts_and_prints_one_table(
     last = {line.split(",")[2]: line.split(",") for line in (directory / "selection.csv").read_text().splitlines()[1:]}
     injected, selected = (sum(int(line[column]) for line in last.values()) for column in (9, 3))
     assert row["injected_selected"] == pytest.approx(injected / selected)
+
+
+def test_a_failure_prints_the_command_that_continues(
+    tiny_spec: dict[str, Any], project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A program that calls the command has arguments of its own.
+    monkeypatch.setattr("meds.cli.compare._run", lambda *_, **__: 1 / 0)
+    path = project.write(tiny_spec)
+    with pytest.raises(ZeroDivisionError) as stopped:
+        compare_specs([path], ["seed=3"], "0,0.4", None, "plain, full", project.runs, as_json=True)
+    words = f"--ratios 0,0.4 --methods 'plain, full' --set seed=3 --runs-dir {project.runs} --json"
+    assert stopped.value.__notes__ == [f"Continue with: meds compare {path} {words}"]
 
 
 def row(noise: float = 0.4, **changes: Any) -> Row:

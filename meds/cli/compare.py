@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import typer
 
 from meds.cli.console import ConsoleReporter, console, duration, new_table
-from meds.cli.continuing import told_how_to_continue
+from meds.cli.continuing import common_options, told_how_to_continue
 from meds.cli.results import TITLES
 from meds.core.errors import UserError
 from meds.core.units import percent
@@ -52,7 +51,10 @@ def compare_specs(
         _numbers(seeds, "--seeds", int),
         None if methods is None else [method.strip() for method in methods.split(",")],
     )
-    with told_how_to_continue(sys.argv[1:]):
+    chosen = (("--ratios", ratios), ("--seeds", seeds), ("--methods", methods))
+    again = [word for option, value in chosen if value is not None for word in (option, value)]
+    again = ["compare", *map(str, specs), *again, *common_options(sets, runs_dir), *["--json"] * as_json]
+    with told_how_to_continue(again):
         rows = _run(wanted, runs_dir, quiet=as_json)
     if as_json:
         typer.echo(json.dumps([row.as_dict() for row in rows], indent=2, ensure_ascii=False))
@@ -63,17 +65,18 @@ def compare_specs(
 def _run(wanted: Sequence[Case], runs_dir: Path, quiet: bool) -> list[Row]:
     from meds.comparison.cases import spec_of
     from meds.comparison.rows import run_case
+    from meds.core.records import KnownDataSets
     from meds.core.registry import registry
     from meds.core.stage import SilentReporter
 
     for case in wanted:
         spec_of(case, registry())  # a mistake in the last spec is told before the first one runs
     reporter = SilentReporter() if quiet else ConsoleReporter()
-    rows = []
+    rows, known = [], KnownDataSets()
     for number, case in enumerate(wanted, start=1):
         if not quiet:
             console.print(f"{number} of {len(wanted)}: {runs_dir / case.name}", soft_wrap=True)
-        row = run_case(case, registry(), runs_dir, reporter)
+        row = run_case(case, registry(), runs_dir, reporter, known)
         rows.append(row)
         if not quiet:
             console.print(f"Image AUROC {percent(row.figures.get('image_auroc'))}, {duration(row.seconds)}.")

@@ -11,6 +11,7 @@ from meds.comparison.measured import Measured, measured, own_fields
 from meds.core.errors import UserError
 from meds.core.finished_run import FinishedRun
 from meds.core.pipeline import Pipeline
+from meds.core.records import KnownDataSets
 from meds.core.registry import Registry
 from meds.core.runner import Runner, RunRequest
 from meds.core.stage import Reporter
@@ -32,15 +33,18 @@ class Row(Measured):
         return {**row, **figures}
 
 
-def run_case(case: Case, registry: Registry, runs: Path, reporter: Reporter) -> Row:
+def run_case(case: Case, registry: Registry, runs: Path, reporter: Reporter, known: KnownDataSets | None = None) -> Row:
     """Run a case in a folder of its own below `runs`; what is finished is not computed again.
+
+    `known` is shared by the cases of one command, so that each image is hashed once.
 
     Raises:
         UserError: the spec is not valid or has no stage evaluate.
     """
     spec = spec_of(case, registry)
     directory = runs / spec.name
-    pipeline = Pipeline(spec, registry, reporter=reporter)
+    contents = None if known is None else known.of(spec.dataset.dump())
+    pipeline = Pipeline(spec, registry, reporter=reporter, known=contents)
     if Runner(pipeline, RunRequest(directory), reporter).run() is None:
         raise UserError(f"{case.source.name}: there is nothing to compare without the stage evaluate.")
     return Row(
