@@ -14,8 +14,11 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from meds.core.comparison import METHODS, Row, cases, run_case
+from meds.comparison.cases import cases
+from meds.comparison.methods import METHODS
+from meds.comparison.rows import Row, run_case
 from meds.core.metric_names import METRIC_NAMES
+from meds.core.records import KnownDataSets
 from meds.core.registry import registry
 from meds.core.spec_source import read_spec
 from meds.core.stage import SilentReporter
@@ -62,9 +65,9 @@ def main() -> None:
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     given = parser.parse_args()
-    rows = []
+    rows, known = [], KnownDataSets()
     for case in cases([read_spec(given.spec, given.sets)], given.ratios, given.seeds, given.methods):
-        rows.append(run_case(case, registry(), given.runs_dir, SilentReporter()))
+        rows.append(run_case(case, registry(), given.runs_dir, SilentReporter(), known))
         print(rows[-1].as_dict(), flush=True)
     print(table(rows))
 

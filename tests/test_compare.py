@@ -9,12 +9,17 @@ from typing import Any
 
 import pytest
 import yaml
+from kit_cases import registry_with
 
-from meds.cli.compare import show_rows
-from meds.core.comparison import AS_WRITTEN, METHODS, Row, cases, spec_of
+from meds.cli.compare import compare_specs, show_rows
+from meds.comparison.cases import AS_WRITTEN, cases, spec_of
+from meds.comparison.caveats import OTHER_DATA, caveats
+from meds.comparison.methods import METHODS
+from meds.comparison.rows import Row
 from meds.core.errors import SpecError, UserError
 from meds.core.registry import registry
 from meds.core.spec_source import SpecSource, parse_spec
+from meds.testing.plain_models import PlainDetector
 
 
 def source(spec: dict[str, Any], name: str = "spec.yaml") -> SpecSource:
@@ -46,6 +51,42 @@ def test_the_plain_student_trains_as_long_and_measures_alike(tiny_spec: dict[str
     tiny_spec["stages"][2] |= {"holdout": 0.2}
     fit = stage_lists(tiny_spec)["plain"][0]
     assert (fit["iterations"], fit["batch_size"], fit["holdout"], fit["distance"]) == (6, 4, 0.2, "euclidean")
+
+
+def test_the_plain_student_sees_as_much_of_an_epoch(tiny_spec: dict[str, Any]) -> None:
+    def dropped(**finetune: Any) -> Any:
+        changed = {**tiny_spec["stages"][2], **finetune}
+        stages = [*tiny_spec["stages"][:2], changed, tiny_spec["stages"][3]]
+        lists = stage_lists({**tiny_spec, "stages": stages})
+        assert lists["plain"][0]["drop_last"] == lists["full"][2]["drop_last"]
+        return lists["plain"][0]["drop_last"]
+
+    assert dropped() is True
+    assert dropped(drop_last=False) is False
+    assert dropped(drop_last=None) is None
+    tiny_spec["recipe"] = "paper"
+    assert dropped() is None
+
+
+def test_a_rest_of_one_image_does_not_stop_the_plain_student(
+    tiny_spec: dict[str, Any], project: Any, meds: Callable[..., Any]
+) -> None:
+    tiny_spec["noise"] = None
+    tiny_spec["dataset"] |= {"classes": ["weave"], "train": 9}
+    tiny_spec["backbone"]["image_size"] = 32
+    tiny_spec["stages"][2]["holdout"] = 0
+    arguments = ("compare", project.write(tiny_spec), "--methods", "plain", "--runs-dir", project.runs)
+    done = meds(*arguments, "--set", "stages.select-finetune.drop_last=false")
+    assert "use a larger image_size or batch_size, or `drop_last: true` in the stage" in done.said
+    done = meds(*arguments)
+    assert done.code == 0, done.err
+
+
+def test_a_detector_is_not_asked_to_drop_anything(tiny_spec: dict[str, Any]) -> None:
+    tiny_spec["student"] = {"type": "broken"}
+    (case,) = cases([source(tiny_spec)], methods=["plain"])
+    fit = spec_of(case, registry_with("student", PlainDetector)).stages[0]
+    assert fit.options.model_dump()["drop_last"] is None
 
 
 def test_the_plain_student_has_no_memory_that_could_rank(tiny_spec: dict[str, Any]) -> None:
@@ -146,17 +187,67 @@ def test_the_command_runs_the_parts_and_prints_one_table(
     assert row["injected_selected"] == pytest.approx(injected / selected)
 
 
-def row(noise: float, lacking: list[str], tests: str) -> Row:
-    return Row("r", "s", "rd", "full", noise, 0, noise, 1.0, {"image_auroc": 0.9}, lacking, tests)
+def test_a_failure_prints_the_command_that_continues(
+    tiny_spec: dict[str, Any], project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A program that calls the command has arguments of its own.
+    monkeypatch.setattr("meds.cli.compare._run", lambda *_, **__: 1 / 0)
+    path = project.write(tiny_spec)
+    with pytest.raises(ZeroDivisionError) as stopped:
+        compare_specs([path], ["seed=3"], "0,0.4", None, "plain, full", project.runs, as_json=True)
+    words = f"--ratios 0,0.4 --methods 'plain, full' --set seed=3 --runs-dir {project.runs} --json"
+    assert stopped.value.__notes__ == [f"Continue with: meds compare {path} {words}"]
+
+
+def row(noise: float = 0.4, **changes: Any) -> Row:
+    fields = {
+        "run": "r",
+        "name": "r",
+        "dataset": "{}",
+        "seed": 0,
+        "noise": noise,
+        "seconds": 1.0,
+        "figures": {"image_auroc": 0.9},
+        "not_in_means": [],
+        "not_in_pixel_means": [],
+        "test_images": "a",
+        "training_images": str(noise),
+        "in_both_splits": 0,
+        "leaked": 0,
+        "spec": "s",
+        "student": "rd",
+        "method": "full",
+        "ratio": noise,
+    }
+    return Row(**{**fields, **changes})
 
 
 def test_what_keeps_rows_from_being_compared_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    show_rows([row(0.0, [], "a"), row(0.4, [], "a")])
+    show_rows([row(0.0), row(0.4)])
     assert "means" not in capsys.readouterr().out
-    show_rows([row(0.0, [], "a"), row(0.4, ["bolt"], "b")])
+    show_rows([row(0.0), row(0.4, not_in_means=["bolt"], test_images="b")])
     said = " ".join(capsys.readouterr().out.split())
     assert "Some means are without bolt: not both normal and defective images to test on." in said
     assert "Not all rows of one seed are measured on the same test images (with `overlap: false` the" in said
+
+
+def test_specs_are_held_against_each_other_where_they_are_of_one_data_set() -> None:
+    other = {"spec": "t", "test_images": "b", "training_images": "c"}
+    tests, training = caveats([row(), row(**other)])
+    assert tests.startswith("Not all rows of one seed are measured on the same test images: give their specs the same")
+    assert training.startswith("Not all rows of one seed and noise ratio are trained on the same images")
+    assert caveats([row(), row(**other, dataset="{1}")]) == [OTHER_DATA]
+    assert caveats([row(), row(seed=1, training_images="c"), row(noise=0.2)]) == []
+
+
+def test_classes_without_masks_and_images_in_both_splits_are_told() -> None:
+    unmasked = {"not_in_pixel_means": ["bottle"]}
+    assert caveats([row(**unmasked)]) == ["The mean of pixel figures is without bottle: no masks of defects."]
+    (said,) = caveats([row(), row(**unmasked)])
+    assert said == "Some means of pixel figures are without bottle: no masks of defects."
+    (said,) = caveats([row(), row(leaked=3, in_both_splits=5)])
+    assert said.startswith("Test images that are training images too, not by the noise but in the data set: up to 3.")
+    assert caveats([row(in_both_splits=5)]) == []
 
 
 @pytest.mark.parametrize(

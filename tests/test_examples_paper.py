@@ -11,8 +11,10 @@ import pytest
 import timm
 from conftest import Finished
 
+from meds.comparison.cases import cases, spec_of
 from meds.core.registry import load_registry
 from meds.core.spec import Spec, load_spec
+from meds.core.spec_source import read_spec
 
 FOLDER = Path(__file__).parents[1] / "examples" / "paper"
 DATASETS = ("mvtec", "visa", "real-iad")
@@ -61,6 +63,21 @@ def test_timm_has_weights_for_every_backbone() -> None:
 def test_every_spec_plans(dataset: str, student: str, method: str, meds: Callable[..., Finished]) -> None:
     done = meds("plan", FOLDER / f"{dataset}-{student}-{method}.yaml", "--without-data")
     assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_the_plain_row_of_compare_is_the_plain_spec(dataset: str, student: str) -> None:
+    """But for what ranks the training images and for the rest of an epoch, in which it follows the full method."""
+    (case,) = cases([read_spec(FOLDER / f"{dataset}-{student}-meds.yaml")], methods=["plain"])
+    derived, plain = spec_of(case, load_registry()).dump(), read(dataset, student, "plain").dump()
+    assert derived["student"] == plain["student"]
+    whole = read(dataset, student, "meds").dump()["stages"]
+    assert derived["stages"][0].pop("drop_last") == whole[2]["drop_last"]
+    del plain["stages"][0]["drop_last"]
+    assert derived["stages"][1].pop("ranking") == whole[3]["ranking"]
+    del plain["stages"][1]["ranking"]
+    assert derived["stages"] == plain["stages"]
 
 
 @pytest.mark.parametrize("student", STUDENTS)

@@ -180,7 +180,7 @@ def test_defaults_are_the_published_ones() -> None:
 
 def test_registration_and_options() -> None:
     (plugin,) = meds_students()
-    assert (plugin.name, plugin.options, plugin.selecting) == ("hvq", HVQOptions, {"epochs": 200})
+    assert (plugin.name, plugin.options, plugin.selecting) == ("hvq", HVQOptions, {"epochs": 200, "drop_at": 1.0})
     for wrong, message in (
         ({"width": 20}, "multiple of heads"),
         ({"width": 21, "heads": 7}, "multiple of 2"),

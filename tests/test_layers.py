@@ -15,13 +15,14 @@ ALLOWED = {
     "stages": {"core", "stages"},
     "patch_memory": {"core", "patch_memory"},
     "plugins": {"core", "plugins"},
-    "reports": {"core", "reports"},
+    "comparison": {"core", "comparison"},
+    "reports": {"core", "comparison", "reports"},
     "review": {"core", "reports", "review"},
     "export": {"core", "export"},
     "layouts": {"core", "layouts", "plugins.datasets"},
     "testing": {"core", "testing"},
     "templates": {"core", "api", "templates"},
-    "cli": {"core", "reports", "review", "export", "layouts", "testing", "templates", "cli"},
+    "cli": {"core", "comparison", "reports", "review", "export", "layouts", "testing", "templates", "cli"},
 }
 
 

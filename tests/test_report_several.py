@@ -15,6 +15,7 @@ from conftest import Finished
 from matplotlib.figure import Figure
 from page_cases import Page
 
+from meds.comparison.caveats import OTHER_DATA
 from meds.core.finished_run import FinishedRun
 from meds.reports.charts import Line, draw_robustness
 from meds.reports.facts import class_images
@@ -73,7 +74,7 @@ def test_rows_means_and_labels(six: list[Path]) -> None:
     assert (both.runs, both.lowest, both.highest) == (2, 0.80, 0.84)
     assert both.figures["image_auroc"] == pytest.approx(0.82)
     assert len(means) == 5
-    assert found.same_images
+    assert OTHER_DATA not in found.missing
 
 
 def test_the_share_of_known_defects_among_the_selected(finished: Any) -> None:
@@ -158,7 +159,7 @@ def test_other_images_are_told(finished: Any) -> None:
     spec = yaml.safe_load(finished.file("spec.yaml").read_text())
     other = made_up(finished, "other", 0.9, dataset={**spec["dataset"], "seed": 1})
     found = compare_runs([FinishedRun(finished.runs / "tiny"), FinishedRun(other)])
-    assert not found.same_images
+    assert found.missing[0] == OTHER_DATA
     assert found.labels[0] == "rd, full MeDS (dataset.seed: 0)"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -12,13 +11,14 @@ from typing import TYPE_CHECKING, TypeVar
 import typer
 
 from meds.cli.console import ConsoleReporter, console, duration, new_table
-from meds.cli.continuing import told_how_to_continue
+from meds.cli.continuing import common_options, told_how_to_continue
 from meds.cli.results import TITLES
 from meds.core.errors import UserError
 from meds.core.units import percent
 
 if TYPE_CHECKING:
-    from meds.core.comparison import Case, Row
+    from meds.comparison.cases import Case
+    from meds.comparison.rows import Row
 
 ValueT = TypeVar("ValueT", int, float)
 
@@ -42,7 +42,7 @@ def compare_specs(
     as_json: bool,
 ) -> None:
     """Run what is missing and print the table, or all rows as JSON."""
-    from meds.core.comparison import cases
+    from meds.comparison.cases import cases
     from meds.core.spec_source import read_spec
 
     wanted = cases(
@@ -51,7 +51,10 @@ def compare_specs(
         _numbers(seeds, "--seeds", int),
         None if methods is None else [method.strip() for method in methods.split(",")],
     )
-    with told_how_to_continue(sys.argv[1:]):
+    chosen = (("--ratios", ratios), ("--seeds", seeds), ("--methods", methods))
+    again = [word for option, value in chosen if value is not None for word in (option, value)]
+    again = ["compare", *map(str, specs), *again, *common_options(sets, runs_dir), *["--json"] * as_json]
+    with told_how_to_continue(again):
         rows = _run(wanted, runs_dir, quiet=as_json)
     if as_json:
         typer.echo(json.dumps([row.as_dict() for row in rows], indent=2, ensure_ascii=False))
@@ -60,18 +63,20 @@ def compare_specs(
 
 
 def _run(wanted: Sequence[Case], runs_dir: Path, quiet: bool) -> list[Row]:
-    from meds.core.comparison import run_case, spec_of
+    from meds.comparison.cases import spec_of
+    from meds.comparison.rows import run_case
+    from meds.core.records import KnownDataSets
     from meds.core.registry import registry
     from meds.core.stage import SilentReporter
 
     for case in wanted:
         spec_of(case, registry())  # a mistake in the last spec is told before the first one runs
     reporter = SilentReporter() if quiet else ConsoleReporter()
-    rows = []
+    rows, known = [], KnownDataSets()
     for number, case in enumerate(wanted, start=1):
         if not quiet:
             console.print(f"{number} of {len(wanted)}: {runs_dir / case.name}", soft_wrap=True)
-        row = run_case(case, registry(), runs_dir, reporter)
+        row = run_case(case, registry(), runs_dir, reporter, known)
         rows.append(row)
         if not quiet:
             console.print(f"Image AUROC {percent(row.figures.get('image_auroc'))}, {duration(row.seconds)}.")
@@ -80,7 +85,7 @@ def _run(wanted: Sequence[Case], runs_dir: Path, quiet: bool) -> list[Row]:
 
 def show_rows(rows: Sequence[Row]) -> None:
     """Print the means over seeds, in percent; columns that no row has are left out."""
-    from meds.core.comparison import different_tests, lacking_classes
+    from meds.comparison.caveats import caveats
 
     groups: dict[tuple[float, str, str], list[Row]] = {}
     for row in rows:
@@ -100,23 +105,21 @@ def show_rows(rows: Sequence[Row]) -> None:
         name = [group[0].spec] if several else []
         table.add_row(percent(noise), *name, _title(group[0]), *(percent(figures[key]) for key in shown))
     console.print(table)
-    each = [[row for row in rows if row.spec == name] for name in dict.fromkeys(row.spec for row in rows)]
-    for sentence in [*lacking_classes(rows), *dict.fromkeys(said for own in each for said in different_tests(own))]:
+    for sentence in caveats(rows):
         console.print(sentence, soft_wrap=True)
 
 
 def _title(row: Row) -> str:
-    from meds.core.comparison import METHODS
+    from meds.comparison.methods import METHODS
 
     return METHODS.get(row.method, row.student)
 
 
 def _means(group: Sequence[Row]) -> dict[str, float | None]:
     """Means over the seeds; `worst` is the lowest image AUROC of several seeds."""
-    values = {key: [v for row in group if (v := row.figures.get(key)) is not None] for key in COLUMNS}
-    means = {key: statistics.mean(found) if found else None for key, found in values.items()}
-    aurocs = values["image_auroc"]
-    return {**means, "worst": min(aurocs) if len(aurocs) > 1 else None}
+    from meds.comparison.measured import ends, mean_figures
+
+    return {**mean_figures(group, COLUMNS), "worst": ends(group)[0] if len(group) > 1 else None}
 
 
 def _numbers(text: str | None, option: str, number: Callable[[str], ValueT]) -> list[ValueT] | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meds.cli.console import ConsoleReporter, console, duration, say_heading
-from meds.cli.continuing import told_how_to_continue
+from meds.cli.continuing import common_options, told_how_to_continue
 from meds.cli.results import show_metrics, show_noise
 
 
@@ -21,11 +21,7 @@ def run_spec(
     from meds.core.spec import load_spec
 
     spec = load_spec(spec_path, registry(), sets)
-    again = ["run", str(spec_path)]
-    for override in sets:
-        again += ["--set", override]
-    again += ["--runs-dir", str(runs_dir)] if runs_dir != Path("runs") else []
-    again += ["--until", last] if last else []
+    again = ["run", str(spec_path), *common_options(sets, runs_dir), *(["--until", last] if last else [])]
     from meds.core.pipeline import Pipeline
     from meds.core.runner import Runner, RunRequest
 

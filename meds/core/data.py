@@ -7,16 +7,16 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from meds.core import files
 from meds.core.contamination import NoiseProtocol, without_noise
-from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, Record, Split
+from meds.core.dataset import Dataset, Record
 from meds.core.errors import DataError
+from meds.core.records import KnownContents, read_records
 
 if TYPE_CHECKING:
     from meds.core.stage import Reporter
@@ -132,74 +132,37 @@ def _row(sample: Sample, split: str) -> dict[str, str]:
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def scan(dataset: Dataset[Any], protocol: NoiseProtocol | None, reporter: Reporter | None = None) -> RunData:
+def scan(
+    dataset: Dataset[Any],
+    protocol: NoiseProtocol | None,
+    reporter: Reporter | None = None,
+    known: KnownContents | None = None,
+) -> RunData:
     """List, hash and check a dataset's images, then apply the noise protocol; `reporter` shows how far it is.
+
+    `known` is what earlier scans of the same dataset, with the same options, have found; this one adds to it.
 
     Raises DataError for an unreadable image (unless the dataset is told to skip them), a mask of another size than its
     image, a class with fewer than two training images, a record that is none, or a path that stands for two images.
     """
-    records = _checked(dataset.records())
-    digests: dict[str, tuple[str, str]] = {}
-    unreadable: list[str] = []
-    kept: list[Record] = []
-    with nullcontext() if reporter is None else reporter.bar("images", len(records)) as bar:
-        for record in records:
-            digest = _digest(dataset, record)
-            if digest is None:
-                unreadable.append(record.path)
-            else:
-                _check_mask(dataset, record)
-                known, of_mask = digests.get(record.path, (digest, ""))
-                if known != digest:
-                    raise DataError(f"{record.path}: the dataset gives two images under this path; it must name one.")
-                digests[record.path] = (digest, dataset.mask_digest(record) or of_mask)
-                kept.append(record)
-            if bar is not None:
-                bar.advance()
+    read = read_records(dataset, reporter, known or KnownContents())
     try:
-        result = without_noise(kept) if protocol is None else protocol.apply(kept)
+        result = without_noise(read.kept) if protocol is None else protocol.apply(read.kept)
     except DataError as error:
-        if unreadable:
-            error.add_note(f"Images left out because they cannot be read: {len(unreadable)}, such as {unreadable[0]}.")
+        if read.unreadable:
+            number, one = len(read.unreadable), read.unreadable[0]
+            error.add_note(f"Images left out because they cannot be read: {number}, such as {one}.")
         raise
     names = tuple(sorted({record.class_name for record in (*result.train, *result.test)}))
     check_classes(names, result.train)
 
     def sample(record: Record, injected: bool = False) -> Sample:
-        digest, mask_digest = digests[record.path]
+        digest, mask_digest = read.digests[record.path]
         return Sample(record, digest, names.index(record.class_name), injected, mask_digest=mask_digest)
 
     train = tuple(map(sample, result.train, result.injected))
     test = tuple(map(sample, result.test))
-    return RunData(names, train, test, with_shared(result.report.as_dict(), train, test), tuple(unreadable))
-
-
-def _checked(records: Sequence[Record]) -> Sequence[Record]:
-    """The records, once it is sure that they are some, and that split and label are what they may be."""
-    if not records:
-        raise DataError("The dataset lists no images; check the options of `dataset`.")
-    for record in records:
-        if record.split not in get_args(Split):
-            raise DataError(f"{record.path}: the dataset puts it into the split {record.split!r}: 'train' or 'test'.")
-        if record.label not in (None, NORMAL, ANOMALOUS):
-            raise DataError(
-                f"{record.path}: the dataset labels it {record.label!r}: 0 (normal), 1 (defective) or None (unknown)."
-            )
-    return records
-
-
-def _digest(dataset: Dataset[Any], record: Record) -> str | None:
-    """The digest of an image; None if it or its mask cannot be read and the dataset is told to skip such images."""
-    try:
-        digest = dataset.digest(record)
-        if dataset.options.unreadable == "skip":
-            dataset.read_image(record)
-            dataset.read_mask(record)
-    except DataError:
-        if dataset.options.unreadable == "error":
-            raise
-        return None
-    return digest
+    return RunData(names, train, test, with_shared(result.report.as_dict(), train, test), tuple(read.unreadable))
 
 
 def with_shared(noise: Mapping[str, Any], train: Sequence[Sample], test: Sequence[Sample]) -> dict[str, Any]:
@@ -210,21 +173,9 @@ def with_shared(noise: Mapping[str, Any], train: Sequence[Sample], test: Sequenc
     return {**noise, "classes": classes, "total": {**noise["total"], "in_both_splits": shared.total()}}
 
 
-def digest_of_tests(test: Sequence[Sample]) -> str:
-    """A digest of which images a run is measured on, whatever their order."""
-    return hashlib.sha256("".join(sorted(sample.digest for sample in test)).encode()).hexdigest()
-
-
-def _check_mask(dataset: Dataset[Any], record: Record) -> None:
-    size = dataset.mask_size(record)
-    if size is None:
-        return
-    image = dataset.image_size(record)
-    if size != image:
-        raise DataError(
-            f"{record.mask}: the mask has {size[1]}x{size[0]} pixels, its image {record.path} has "
-            f"{image[1]}x{image[0]}; make them equal or remove the mask."
-        )
+def digest_of_images(samples: Sequence[Sample]) -> str:
+    """A digest of which images these are, whatever their order; an image that stands twice counts twice."""
+    return hashlib.sha256("".join(sorted(sample.digest for sample in samples)).encode()).hexdigest()
 
 
 def check_classes(names: Sequence[str], train: Sequence[Record]) -> None:

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import yaml
 
 from meds.core.context import stage_context
 from meds.core.data import RunData, Sample, read_csv
 from meds.core.errors import ArtifactError, DataError, UserError
 from meds.core.home import meds_home
+from meds.core.image_files import one_line
 from meds.core.images import UnreadableImageError
 from meds.core.model import EvaluationDefaults
 from meds.core.pipeline import Pipeline
@@ -26,6 +28,9 @@ from meds.core.spec import Block, Spec, resolve_spec
 from meds.core.spec_source import read_spec
 from meds.core.stage import Scorer, Stage, StageContext
 from meds.core.store import Artifact
+
+SPEC = "spec.yaml"
+_BLOCKS = {"dataset", "backbone", "student", "stages"}
 
 
 class FinishedRun:
@@ -52,9 +57,34 @@ class FinishedRun:
     @cached_property
     def spec(self) -> Spec:
         """The resolved spec without its loggers, which need not be installed where a finished run is opened."""
-        source = read_spec(self.path / "spec.yaml")
+        source = read_spec(self.path / SPEC)
         source.data.pop("loggers", None)
         return resolve_spec(source, self._registry)
+
+    @property
+    def spec_text(self) -> str:
+        """The text of spec.yaml; UserError if it is gone or no text."""
+        path = self.path / SPEC
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read ({error}); run the spec again.") from None
+
+    @cached_property
+    def plain_spec(self) -> dict[str, Any]:
+        """The resolved spec as plain data, not to be changed; what it means may not be known here.
+
+        Raises:
+            UserError: spec.yaml is gone or damaged.
+        """
+        path = self.path / SPEC
+        try:
+            content: dict[str, Any] = yaml.safe_load(self.spec_text)
+        except yaml.YAMLError as error:
+            raise UserError(f"{path} is damaged ({one_line(str(error))}); run the spec again.") from None
+        if not isinstance(content, dict) or not content.keys() >= _BLOCKS:
+            raise UserError(f"{path} is damaged (it is no resolved spec); run the spec again.")
+        return content
 
     @cached_property
     def data(self) -> RunData:
@@ -127,7 +157,7 @@ class FinishedRun:
         except ArtifactError as error:
             home = self.state["home"]
             where = "" if Path(home).is_dir() else f" (it was made with MEDS_HOME={home}, which is gone)"
-            raise UserError(f"{error} Run the spec again{where}: `meds run {self.path / 'spec.yaml'}`.") from None
+            raise UserError(f"{error} Run the spec again{where}: `meds run {self.path / SPEC}`.") from None
 
     @cached_property
     def evaluation(self) -> Artifact:
@@ -147,7 +177,7 @@ class FinishedRun:
         if class_name not in rows:
             raise UserError(
                 f"{self.path / 'metrics.json'} has no calibration of the class '{class_name}', as of an earlier "
-                f"version of meds; run its spec again: `meds run {self.path / 'spec.yaml'}`."
+                f"version of meds; run its spec again: `meds run {self.path / SPEC}`."
             )
         return rows[class_name]
 

@@ -19,3 +19,8 @@ def without_figure(per_class: Mapping[str, Mapping[str, float | None]], name: st
     """Classes that lack a figure which others have, so that a mean over classes is a mean of fewer."""
     lacking = [label for label, figures in per_class.items() if figures.get(name) is None]
     return lacking if len(lacking) < len(per_class) else []
+
+
+def without_pixel_figures(per_class: Mapping[str, Mapping[str, float | None]]) -> list[str]:
+    """Classes that lack pixel figures which others have, and not those of images, in the order of their names."""
+    return sorted(set(without_figure(per_class, "pixel_auroc")) - set(without_figure(per_class)))

@@ -17,6 +17,7 @@ from meds.core.feature_cache import FeatureCache, bytes_per_image
 from meds.core.home import cache_limit_bytes, meds_home
 from meds.core.model import Model
 from meds.core.plan import PlannedStage, layers_read, plan_stages
+from meds.core.records import KnownContents
 from meds.core.registry import OWN_DISTRIBUTION, Registry
 from meds.core.runtime import Precision, Runtime
 from meds.core.spec import Spec
@@ -28,7 +29,8 @@ class Pipeline:
     """The parts of a spec, each made when first asked for.
 
     `data` are the images where they are known already, so that nothing is scanned; `precision` stands before the
-    spec's. A scan of many images tells the reporter how far it is.
+    spec's. A scan of many images tells the reporter how far it is; `known` is what earlier scans of the same block
+    `dataset` have found.
     """
 
     def __init__(
@@ -39,8 +41,9 @@ class Pipeline:
         data: RunData | None = None,
         precision: Precision | None = None,
         reporter: Reporter | None = None,
+        known: KnownContents | None = None,
     ) -> None:
-        self._reporter = reporter
+        self._reporter, self._known = reporter, known
         self.spec, self.registry, self._data, self._precision = spec, registry, data, precision
         self.home = home or meds_home()
         self.store = Store(self.home)
@@ -63,7 +66,7 @@ class Pipeline:
             return self._data
         noise, decisions = self.spec.noise, self.spec.decisions
         protocol = None if noise is None else noise.registration.load(NoiseProtocol)(noise.options)
-        data = scan(self.dataset, protocol, self._reporter)
+        data = scan(self.dataset, protocol, self._reporter, self._known)
         if decisions is None:
             return data
         return apply_decisions(data, standing(read_decisions(decisions.file)), decisions.defects_to_test)

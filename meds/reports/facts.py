@@ -13,14 +13,9 @@ import yaml
 from pydantic_core import to_jsonable_python
 
 from meds.core.dataset import ANOMALOUS, NORMAL
-from meds.core.errors import UserError
 from meds.core.finished_run import FinishedRun
-from meds.core.image_files import one_line
 from meds.core.registry import Options, nested_plugins, registry
 from meds.core.spec import Block
-
-SPEC = "spec.yaml"
-_BLOCKS = {"dataset", "backbone", "student", "stages"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,7 @@ class ClassImages:
 
 def run_facts(run: FinishedRun, readable: bool) -> list[tuple[str, str]]:
     """Names and values for the table of what was run."""
-    spec = plain_spec(run)
+    spec = run.plain_spec
     finished = finished_at(run)
     blocks = {"Images": "dataset", "Encoder": "backbone", "Student": "student"}
     facts = [
@@ -77,27 +72,6 @@ def run_facts(run: FinishedRun, readable: bool) -> list[tuple[str, str]]:
         ("Folder", str(run.path.resolve())),
     ]
     return facts
-
-
-def plain_spec(run: FinishedRun) -> dict[str, Any]:
-    """The resolved spec as plain data; what it means may not be known here."""
-    path = run.path / SPEC
-    try:
-        content: dict[str, Any] = yaml.safe_load(spec_text(run))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is damaged ({one_line(str(error))}); run the spec again.") from None
-    if not isinstance(content, dict) or not content.keys() >= _BLOCKS:
-        raise UserError(f"{path} is damaged (it is no resolved spec); run the spec again.")
-    return content
-
-
-def spec_text(run: FinishedRun) -> str:
-    """The text of spec.yaml; UserError if it is gone or no text."""
-    path = run.path / SPEC
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); run the spec again.") from None
 
 
 def in_short(block: Block) -> str:

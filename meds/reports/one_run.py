@@ -8,7 +8,7 @@ from typing import Any
 from meds.core.finished_run import FinishedRun
 from meds.core.stage import ProgressBar
 from meds.reports.examples import Group, example_groups
-from meds.reports.facts import ClassImages, StageFacts, class_images, run_facts, spec_text, stage_facts
+from meds.reports.facts import ClassImages, StageFacts, class_images, run_facts, stage_facts
 from meds.reports.opened import unreadable_spec
 from meds.reports.page import common_folder
 from meds.reports.pictures import Pictures
@@ -83,7 +83,7 @@ def report_of(run: FinishedRun, key: str, bar: ProgressBar) -> RunReport:
         name=run.state["name"],
         closed=closed,
         facts=run_facts(run, not closed),
-        spec=spec_text(run),
+        spec=run.spec_text,
         images=class_images(run),
         noise=metrics["noise"],
         in_both_splits=sum(sample.digest in trained for sample in run.data.test),

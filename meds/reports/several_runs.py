@@ -8,24 +8,18 @@ from functools import partial
 from statistics import mean
 from typing import Any
 
-from meds.core.comparison import METHODS, different_tests, lacking_classes
-from meds.core.data import digest_of_tests
+from meds.comparison.caveats import caveats
+from meds.comparison.measured import Measured, ends, mean_figures, measured, own_fields
+from meds.comparison.methods import METHODS, method_of
 from meds.core.finished_run import FinishedRun
-from meds.core.metric_names import METRIC_NAMES, without_figure
+from meds.core.metric_names import METRIC_NAMES
 from meds.core.units import percent
 from meds.reports.charts import Line, draw_robustness
-from meds.reports.facts import in_line, plain_spec
+from meds.reports.facts import in_line
 from meds.reports.figures import PageFigure, page_figure
-from meds.reports.opened import table
 from meds.reports.page import plural
 
 Protocol = tuple[tuple[str, str], ...]
-_STAGES_OF = {
-    ("fit",): "plain",
-    ("memory",): "memory",
-    ("memory", "distill"): "distilled",
-    ("memory", "distill", "select-finetune"): "full",
-}
 # What may differ between runs of one line of the robustness curve.
 _FREE = {"name", "seed", "noise", "device", "threads", "loggers"}
 _NO_CURVE = "No two runs of one line differ in their noise ratio, so there is no robustness curve."
@@ -38,22 +32,11 @@ RANKING = {
 
 
 @dataclass(frozen=True)
-class RunRow:
-    """One run: `noise` is the ratio of known defects to normal training images, None where it is undefined.
+class RunRow(Measured):
+    """One run: `setting` is what it shares with those of its line, `protocol` how noise was added (None without)."""
 
-    `setting` is what the run shares with those of its line, `protocol` how noise was added (None without noise).
-    """
-
-    name: str
-    path: str
     setting: Mapping[str, Any]
     protocol: Protocol | None
-    noise: float | None
-    seed: int
-    seconds: float
-    figures: Mapping[str, float | None]
-    not_in_means: list[str]
-    test_images: str
 
 
 @dataclass(frozen=True)
@@ -77,7 +60,6 @@ class Comparison:
     titles: dict[str, str]
     means: list[Means]
     figures: list[PageFigure]
-    same_images: bool
     missing: list[str]
 
 
@@ -95,47 +77,30 @@ def compare_runs(runs: Sequence[FinishedRun]) -> Comparison:
     }
     means = _means(lines, titles)
     figures = _figures(lines)
-    same = all(row.setting["dataset"] == rows[0].setting["dataset"] for row in rows)
     return Comparison(
         rows,
         [label_of[id(row)] for row in rows],
         titles,
         means if any(group.runs > 1 for group in means) else [],
         figures,
-        same,
-        [*lacking_classes(rows), *(different_tests(rows) if same else []), *([] if figures else [_NO_CURVE])],
+        [*caveats(rows), *([] if figures else [_NO_CURVE])],
     )
 
 
 def run_row(run: FinishedRun) -> RunRow:
     """What is compared of one run."""
-    metrics, spec = run.metrics, plain_spec(run)
+    spec = dict(run.plain_spec)
     noise = spec.get("noise")
     drawn = (
         {} if noise is None else {key: in_line(value) for key, value in noise.items() if key not in ("ratio", "seed")}
     )
-    ranking = {f"ranking_{key}": value for key, value in metrics["ranking"]["mean"].items()}
-    last = {row["class"]: row for row in table(run, "selection.csv")}.values()
-    selected = sum(int(row["selected"]) for row in last)
-    injected = sum(int(row["injected_selected"]) for row in last) / selected if selected else None
-    known = sum(sample.injected for sample in run.data.train)
-    others = len(run.data.train) - known
-    noise_reached = metrics["noise"]["total"]["ratio_of_normal"]
     if spec.get("decisions"):
-        # Runs over several seeds have a table each, and what people took out is noise no longer.
+        # Runs over several seeds have a table each.
         spec["decisions"] = "given"
-        noise_reached = known / others if others else None
     return RunRow(
-        run.state["name"],
-        str(run.path),
-        {key: value for key, value in spec.items() if key not in _FREE and (key != "decisions" or value)},
-        None if noise is None else tuple(sorted(drawn.items())),
-        noise_reached,
-        run.state["seed"],
-        sum(stage["cost"]["wall_s"] for stage in run.state["stages"] if stage["cost"]),
-        {**metrics["mean"], **ranking, "injected_selected": injected if known else None},
-        without_figure(metrics["classes"]),
-        digest_of_tests(run.data.test),
+        **own_fields(measured(run)),
+        setting={key: value for key, value in spec.items() if key not in _FREE and (key != "decisions" or value)},
+        protocol=None if noise is None else tuple(sorted(drawn.items())),
     )
 
 
@@ -172,9 +137,9 @@ def _labels(settings: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def _short(setting: Mapping[str, str]) -> str:
-    stages = tuple(stage for stage in setting["stages"].split(", ") if stage != "evaluate")
-    method = _STAGES_OF.get(stages)
-    named = METHODS[method] if method else " + ".join(stages)
+    stages = setting["stages"].split(", ")
+    method = method_of(stages)
+    named = METHODS[method] if method else " + ".join(stage for stage in stages if stage != "evaluate")
     # The student takes part in a memory's run only by the layers that it reads.
     return named if method == "memory" else f"{setting['student.type']}, {named}"
 
@@ -206,11 +171,7 @@ def _means(lines: Mapping[str, Sequence[RunRow]], titles: Mapping[str, str]) -> 
     found = []
     for label, members in lines.items():
         for noise, rows in _by_noise(members).items():
-            values = {key: [v for row in rows if (v := row.figures.get(key)) is not None] for key in titles}
-            aurocs = values.get("image_auroc", [])
-            figures = {key: mean(v) if v else None for key, v in values.items()}
-            ends = (min(aurocs), max(aurocs)) if aurocs else (None, None)
-            found.append(Means(label, noise, len(rows), figures, *ends))
+            found.append(Means(label, noise, len(rows), mean_figures(rows, titles), *ends(rows)))
     return sorted(found, key=lambda group: group.noise)
 
 

@@ -103,7 +103,8 @@ class ReverseDistillation(Student):
         if self.training and coarse.shape[0] == 1 and max(coarse.shape[-2:]) <= 2:
             raise PluginError(
                 "The student 'rd' cannot train on a batch of one image this small, because batch "
-                "normalisation needs more than one position: use a larger image_size or batch_size."
+                "normalisation needs more than one position: use a larger image_size or batch_size, or "
+                "`drop_last: true` in the stage, which leaves out the rest of an epoch."
             )
 
     def loss(self, targets: Sequence[Tensor], outputs: Sequence[Tensor], progress: Progress) -> Tensor:  # noqa: ARG002
