@@ -17,6 +17,7 @@ from meds.core import files
 from meds.core.contamination import NoiseProtocol, without_noise
 from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, Record, Split
 from meds.core.errors import DataError
+from meds.core.image_files import one_line
 
 if TYPE_CHECKING:
     from meds.core.stage import Reporter
@@ -160,7 +161,8 @@ def scan(dataset: Dataset[Any], protocol: NoiseProtocol | None, reporter: Report
         result = without_noise(kept) if protocol is None else protocol.apply(kept)
     except DataError as error:
         if unreadable:
-            error.add_note(f"Images left out because they cannot be read: {len(unreadable)}, such as {unreadable[0]}.")
+            such = one_line(unreadable[0])
+            error.add_note(f"Images left out because they cannot be read: {len(unreadable)}, such as {such}.")
         raise
     names = tuple(sorted({record.class_name for record in (*result.train, *result.test)}))
     check_classes(names, result.train)
