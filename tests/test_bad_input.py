@@ -158,6 +158,13 @@ def test_a_corrupt_image_is_named_or_skipped_and_listed(
     assert len(project.rows("ranking.csv")) == 6
 
 
+def test_the_list_of_unreadable_images_has_a_line_for_each(project: Any, tiny_spec: dict[str, Any]) -> None:
+    folder = images(project.root / "parts", 6)
+    (folder / "a\nb.png").write_bytes(b"")
+    project.run("--until", "memory", "--set", "dataset.unreadable=skip", spec=of_folder(tiny_spec, folder))
+    assert project.file("unreadable.txt").read_text() == rf"{folder}/a\nb.png" + "\n"
+
+
 def labelled(root: Path) -> Path:
     """A folder with good and bad images and the masks of the bad ones."""
     images(root / "parts/good", 8)

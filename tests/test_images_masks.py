@@ -13,7 +13,9 @@ from PIL import Image
 from meds.core import images
 from meds.core.backbone import Preprocessing
 from meds.core.errors import DataError
-from meds.core.image_files import list_images, masks_by_image
+from meds.core.image_files import DRAWN, folders_in, list_images, masks_by_image
+from meds.layouts.recognise import recognise
+from meds.plugins.datasets.folder import FolderDataset, FolderOptions
 
 
 def saved(folder: Path, values: np.ndarray) -> Path:
@@ -162,3 +164,35 @@ def test_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"x" * 3_000_000)
     assert images.file_digest(path) == hashlib.sha256(b"x" * 3_000_000).hexdigest()
+
+
+def drawn(root: Path, *names: str) -> None:
+    """Images, and in the folders `heatmaps` and `masks` of `predictions` what `meds predict` writes there."""
+    for name in (*names, "predictions/heatmaps/0.png", "predictions/masks/0.png", "predictions/masks/deep/0.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((6, 8), 200, np.uint8)).save(root / name)
+    for kind in ("heatmaps", "masks"):
+        (root / "predictions" / kind / DRAWN).touch()
+
+
+def test_pictures_of_predict_are_no_images_and_other_masks_are(tmp_path: Path) -> None:
+    drawn(tmp_path, "0.png", "masks/0.png", "predictions/own/0.png")
+    (tmp_path / "link").symlink_to(tmp_path / "predictions" / "heatmaps")
+    found = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path, recursive=True)]
+    assert found == ["0.png", "masks/0.png", "predictions/own/0.png"]
+    assert [path.name for path in folders_in(tmp_path / "predictions")] == ["own"]
+    # Whoever names the folder means it.
+    named = tmp_path / "predictions" / "masks"
+    assert list_images(named) == [named / "0.png"]
+    assert masks_by_image(named) == {"0": named / "0.png"}
+
+
+def test_datasets_take_no_pictures_of_predict(tmp_path: Path) -> None:
+    drawn(tmp_path, *(f"{name}/{i}.png" for name in ("bolts", "nuts") for i in range(2)))
+    (tmp_path / "predictions" / "predictions.csv").touch()
+    for options in ({"recursive": True}, {"class_folders": True, "recursive": True}):
+        records = FolderDataset(FolderOptions(path=tmp_path, **options)).records()
+        assert {Path(record.path).parent.name for record in records} == {"bolts", "nuts"}
+    layout = recognise(tmp_path)
+    assert layout.dataset["class_folders"]
+    assert not any("predictions" in sentence for sentence in layout.found)

@@ -209,7 +209,22 @@ def test_names_of_any_length_are_drawn(finished: Any, pictures: Path, meds: Call
     out = finished.root / "out"
     done = meds("predict", finished.runs / "tiny", *(pictures / "weave" / name for name in names), "--output", out)
     assert done.code == 0, done.said
-    assert len({row["heatmap"] for row in rows(out)}) == len(list((out / "heatmaps").iterdir())) == 2
+    assert len({row["heatmap"] for row in rows(out)}) == len(list((out / "heatmaps").glob("*.png"))) == 2
+
+
+def test_a_line_break_in_a_name_takes_no_line(finished: Any, pictures: Path, meds: Callable[..., Finished]) -> None:
+    folder = finished.root / "line\nbreak"
+    folder.mkdir()
+    shutil.copy(next((pictures / "weave").glob("*.png")), folder / "a\nb.png")
+    (folder / "c\nd.png").write_bytes(b"nothing")
+    done = meds("predict", finished.runs / "tiny", folder, folder / "e\nf.png", "--class", "weave", "-o", folder / "o")
+    assert done.code == 2
+    lines = (done.out + done.err).splitlines()
+    assert next(line for line in lines if r"line\nbreak/a\nb.png" in line).split()[0] in ("normal", "anomalous")
+    assert any(line.endswith(r"line\nbreak/c\nd.png: not an image, or of an unknown format.") for line in lines)
+    assert any(line.endswith(r"line\nbreak/e\nf.png: there is no such file.") for line in lines)
+    assert any(rf"Written to {finished.root}/line\nbreak/o: " in line for line in lines)
+    assert rows(folder / "o")[0]["path"] == str(folder / "a\nb.png")
 
 
 def test_a_score_that_is_no_number_is_no_decision(

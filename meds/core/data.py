@@ -16,6 +16,7 @@ from meds.core import files
 from meds.core.contamination import NoiseProtocol, without_noise
 from meds.core.dataset import Dataset, Record
 from meds.core.errors import DataError
+from meds.core.image_files import one_line
 from meds.core.records import KnownContents, read_records
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def scan(
         result = without_noise(read.kept) if protocol is None else protocol.apply(read.kept)
     except DataError as error:
         if read.unreadable:
-            number, one = len(read.unreadable), read.unreadable[0]
+            number, one = len(read.unreadable), one_line(read.unreadable[0])
             error.add_note(f"Images left out because they cannot be read: {number}, such as {one}.")
         raise
     names = tuple(sorted({record.class_name for record in (*result.train, *result.test)}))

@@ -19,6 +19,9 @@ MASK_ENDING = re.compile(
     r"(.+?)([-_](?:masks?|labels?|gt|ground_?truth|seg|segmentation|annotations?))$", re.IGNORECASE
 )
 _HIDDEN = (".", "__MACOSX")
+# In each folder of pictures that `meds predict` draws. There and not above it, so that folders of the user beside it
+# are never taken for its own, and pictures that were moved or copied are still known.
+DRAWN = "drawn-by-meds.txt"
 EXCLUDE = (
     "Patterns of images to leave out, capitals or not: `*_mask.*` by their name, or, with a `/` in it as in "
     "`labels/*`, by the end of their path below `path`; `*` stands for any letters, `/` among them."
@@ -29,7 +32,8 @@ def list_images(folder: Path, recursive: bool = False) -> list[Path]:
     """Image files of a folder (of its sub-folders too if `recursive`), sorted by path.
 
     A file counts by its suffix, in either case. Hidden files and folders (".…") are skipped. Links to folders are
-    followed, but not back to a folder around this one; a folder that is reached in several ways is listed once.
+    followed, but not back to a folder around this one; a folder that is reached in several ways is listed once. What
+    `meds predict` drew into folders below this one is no image; this folder itself may be such a one.
     Raises DataError if there is no such folder, it cannot be listed, or a name cannot be written as text.
     """
     if not folder.is_dir():
@@ -80,9 +84,18 @@ def _walk(folder: Path, recursive: bool) -> Iterator[tuple[str, list[str]]]:
                 folders.clear()
                 continue
             seen.add(real)
+            # Of the names that are known here already: asking for the file would cost every folder a look.
+            if DRAWN in names and parent != str(folder):
+                folders.clear()
+                continue
             inside = [os.path.join(parent, name) for name in folders]  # noqa: PTH118
             waiting += [path for path in inside if os.path.islink(path)]  # noqa: PTH114
             yield parent, names
+
+
+def is_drawn(folder: Path) -> bool:
+    """Whether `meds predict` drew the pictures in a folder."""
+    return os.path.exists(os.path.join(folder, DRAWN))  # noqa: PTH110, PTH118 - False too where nothing may be looked at
 
 
 def check_name(path: Path) -> None:
@@ -109,8 +122,12 @@ def one_line(text: str) -> str:
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """The folders directly in a folder, sorted; hidden ones (".…") and what macOS packs beside them are skipped."""
-    return [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not entry.name.startswith(_HIDDEN)]
+    """The folders directly in a folder, sorted.
+
+    Hidden ones (".…"), what macOS packs beside them, and pictures of `meds predict` are skipped.
+    """
+    inside = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not entry.name.startswith(_HIDDEN)]
+    return [entry for entry in inside if not is_drawn(entry)]
 
 
 def folder_called(folder: Path | None, *names: str) -> Path | None:

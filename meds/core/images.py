@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageErr
 
 from meds.core.backbone import Preprocessing
 from meds.core.errors import DataError
-from meds.core.image_files import list_images
+from meds.core.image_files import list_images, printable
 
 # Half as many pixels as are refused is what a line camera gives, and no attack.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -32,8 +32,8 @@ class UnreadableImageError(DataError):
     """An image file cannot be read; `what` says which and why, without what a spec can do about it."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        self.what = f"{path}: {reason}."
-        super().__init__(f"{path}: {reason}; remove it or set `dataset.unreadable: skip`.")
+        self.what = f"{printable(path)}: {reason}."
+        super().__init__(f"{printable(path)}: {reason}; remove it or set `dataset.unreadable: skip`.")
 
 
 def read_rgb(path: Path, bits: int = FULL_BITS) -> npt.NDArray[np.uint8]:

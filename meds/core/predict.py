@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,12 @@ from torch import Tensor
 from meds.core import scoring
 from meds.core.backbone import Preprocessing
 from meds.core.data import class_indices
+from meds.core.errors import UserError
 from meds.core.extract import encode, encoder_input
 from meds.core.feature_cache import as_cached
 from meds.core.finished_run import FinishedRun
+from meds.core.image_files import printable
+from meds.core.images import UnreadableImageError
 from meds.core.model import Scores
 from meds.core.stage import ProgressBar
 from meds.core.thresholds import ClassThreshold, Thresholds, TrainingScores, lies_above, setting_the_threshold
@@ -38,6 +42,16 @@ class Prediction:
     def anomalous(self) -> bool:
         """Whether the score lies above the threshold."""
         return lies_above(self.score, self.threshold)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A file, its class, its pixels (RGB uint8 [H, W, 3]) and what was found."""
+
+    path: Path
+    class_name: str
+    image: Image
+    prediction: Prediction
 
 
 class AnyPredictor(Protocol):
@@ -119,6 +133,29 @@ class Predictor:
     def _image_scores(self, found: Scores) -> tuple[Tensor, Tensor]:
         smoothed = scoring.smooth(scoring.pixel_map(found.maps, self.settings), self.settings)
         return scoring.model_scores(found, smoothed, self.settings).cpu(), smoothed.float().cpu()
+
+
+def score_files(predictor: AnyPredictor, files: Sequence[tuple[Path, str]], unreadable: list[str]) -> list[Scored]:
+    """Score a batch of files, given with their classes; a sentence for each that cannot be read goes to `unreadable`.
+
+    Raises UserError if a score is no number, which no decision can be taken from.
+    """
+    images, known = [], []
+    for path, name in files:
+        try:
+            images.append(predictor.read(path))
+        except UnreadableImageError as error:
+            unreadable.append(error.what)
+        else:
+            known.append((path, name))
+    predictions = predictor.predict(images, [name for _, name in known])
+    for (path, _), found in zip(known, predictions, strict=True):
+        if not math.isfinite(found.score):
+            raise UserError(
+                f"{printable(path)}: the detector's score for it is {found.score}, so the detector is damaged; export "
+                "it again, or run its spec again."
+            )
+    return [Scored(*file, image, found) for file, image, found in zip(known, images, predictions, strict=True)]
 
 
 def calibration_images(run: FinishedRun, class_name: str) -> npt.NDArray[np.intp]:

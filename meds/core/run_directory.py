@@ -16,6 +16,7 @@ from typing import Any
 from meds.core import files
 from meds.core.data import RunData, Sample
 from meds.core.errors import UserError
+from meds.core.image_files import one_line
 from meds.core.in_use import is_locked
 from meds.core.spec import EARLIER
 from meds.core.store import Artifact
@@ -73,7 +74,7 @@ class RunDirectory:
         for name, text in whole.items():
             files.write_text(self.path / name, text)
         if data.unreadable:
-            files.write_text(self.path / "unreadable.txt", "\n".join(data.unreadable) + "\n")
+            files.write_text(self.path / "unreadable.txt", "".join(f"{one_line(path)}\n" for path in data.unreadable))
         else:
             (self.path / "unreadable.txt").unlink(missing_ok=True)
         return put_away

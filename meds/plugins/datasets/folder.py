@@ -229,7 +229,7 @@ def _masks(masks: Path, abnormal: Path, images: Sequence[Path], recursive: bool)
 
 def _advice(folder: Path) -> str:
     """What to do about a folder without images: ends the sentence of a DataError."""
-    folders = [entry for entry in sorted(folder.iterdir()) if entry.is_dir()]
+    folders = folders_in(folder)
     normal = [entry.name for entry in folders if is_called(entry.name, NORMAL_NAMES)]
     abnormal = [entry.name for entry in folders if is_called(entry.name, ABNORMAL_NAMES)]
     settings = [f"`dataset.normal: {name}`" for name in normal[:1]]
