@@ -72,7 +72,7 @@ def test_of_sixteen_bits_fewer_may_be_used(tmp_path: Path) -> None:
     assert images.read_rgb(path, bits=12)[0, :, 0].tolist() == expected
     every = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     assert (images.read_rgb(save(tmp_path / "b.png", every))[..., 0] == np.rint(every / 257)).all()
-    with pytest.raises(images.UnreadableImageError, match="holds 4095, which takes 12 bits and not 10 as"):
+    with pytest.raises(images.BitsError, match=r"holds 4095, which takes 12 bits: raise `dataset.bits` to 12"):
         images.read_rgb(path, bits=10)
     coloured = save(tmp_path / "c.png", np.full((2, 2, 3), 200, np.uint8))
     assert (images.read_rgb(coloured, bits=10) == 200).all()

@@ -252,3 +252,18 @@ class _Hooks:
         from meds.core.hookspecs import hookimpl
 
         self.meds_students = hookimpl(lambda: [Plugin("mine", Options, "json:JSONDecoder", "x")])
+
+
+def test_of_a_shared_top_package_only_the_plugin_s_part_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("here", "elsewhere"):
+        (tmp_path / name / "acme").mkdir(parents=True)
+        monkeypatch.syspath_prepend(str(tmp_path / name))
+    plug = tmp_path / "here" / "acme" / "plug.py"
+    plug.write_text("WIDTH = 1\n")
+    importlib.invalidate_caches()
+    before = source_digest("acme.plug:C")
+    (tmp_path / "elsewhere" / "acme" / "other.py").write_text("WIDTH = 2\n")
+    assert source_digest("acme.plug:C") == before != ""
+    plug.write_text("WIDTH = 11\n")
+    assert source_digest("acme.plug:C") != before
+    sys.modules.pop("acme", None)

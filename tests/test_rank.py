@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,12 +167,8 @@ def test_a_run_of_another_version_is_still_a_table(finished: Any, meds: Callable
 def test_mistakes_are_one_sentence(finished: Any, meds: Callable[..., Finished], command: str) -> None:
     run = finished.runs / "tiny"
 
-    def lose_the_store() -> None:
-        state = finished.json("run.json")
-        finished.file("run.json").write_text(json.dumps({**state, "home": str(finished.root / "nowhere")}))
-
     cases: list[tuple[Callable[[], object], str]] = [
-        (lose_the_store, "Run the spec again: `meds run"),
+        (lambda: shutil.rmtree(finished.root / "home" / "store"), "Run the spec again: `meds run"),
         (finished.file("metrics.json").unlink, "the run has no evaluation yet"),
         (finished.file("run.json").unlink, "is not a run directory"),
     ]

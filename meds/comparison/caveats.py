@@ -16,7 +16,7 @@ _OTHER_TRAINING = (
     "`seed` too."
 )
 _NO_TEST = "not both normal and defective images to test on"
-_NO_MASKS = "no masks of defects"
+_NO_MASKS = "no pixels of defects"
 
 
 def caveats(rows: Sequence[Measured]) -> list[str]:

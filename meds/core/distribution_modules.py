@@ -32,6 +32,17 @@ def top_modules(package: str) -> set[str]:
     return {name for name in (names - _NO_CODE_OF_IT) | hooks if name.isidentifier()}
 
 
+def inner_modules(package: str, top: str) -> set[str]:
+    """Names of the modules and packages that an installed distribution has listed in a top package."""
+    try:
+        files = distribution(package).files or ()
+    except (PackageNotFoundError, ValueError):
+        return set()
+    inside = {file.parts[1] for file in files if len(file.parts) > 1 and file.parts[0] == top}
+    names = {name.removesuffix(".py") for name in inside}
+    return {name for name in names if name.isidentifier() and name != "__pycache__"}
+
+
 def _of_files(found: Distribution) -> Iterator[str]:
     """Tops of the Python files that the installer has listed."""
     for file in found.files or ():

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from meds.core.backbone import Preprocessing
-from meds.core.errors import DataError
+from meds.core.errors import DataError, UserError
 from meds.core.image_files import list_images, printable
 
 # Half as many pixels as are refused is what a line camera gives, and no attack.
@@ -36,18 +36,26 @@ class UnreadableImageError(DataError):
         super().__init__(f"{printable(path)}: {reason}; remove it or set `dataset.unreadable: skip`.")
 
 
+class BitsError(UserError):
+    """An image's values take more bits than the data set says: no fault of the image, never left out for it."""
+
+
 def read_rgb(path: Path, bits: int = FULL_BITS) -> npt.NDArray[np.uint8]:
     """An image file as RGB uint8 [H, W, 3], turned upright by its EXIF orientation.
 
     Grey and palette images become RGB; alpha is dropped, not blended. 16-bit grey, of which the lowest `bits` are
     used, is divided by (2^bits - 1) / 255 and float images must hold 0..1 and are multiplied by 255: the scale is the
     type's and never the image's, so brightness stays comparable between images. 16-bit colour keeps its high byte. Of a
-    file with many frames the first is read. Raises UnreadableImageError for any file that cannot be read, or whose
-    values need more bits.
+    file with many frames the first is read. Raises UnreadableImageError for any file that cannot be read, and BitsError
+    for values that take more bits.
     """
     with _opened(path) as picture:
-        values, full_range = _decoded(picture, bits)
-    if full_range > 255:
+        values, full_range = _decoded(picture)
+    if full_range == 65535:
+        full_range = 2**bits - 1
+        if values.max() > full_range:
+            used = int(values.max()).bit_length()
+            raise BitsError(f"{path}: holds {values.max()}, which takes {used} bits: raise `dataset.bits` to {used}.")
         values = (values.astype(np.uint32) * 255 + full_range // 2) // full_range
     elif full_range == 1:
         values = np.rint(values * 255)
@@ -215,15 +223,11 @@ class _UnusableError(Exception):
     """The file is intact, but its values have no fixed meaning as brightness."""
 
 
-def _decoded(picture: Image.Image, bits: int = FULL_BITS) -> tuple[npt.NDArray[Any], int]:
-    """Upright values [H, W] or [H, W, 3] and the full range of their type: 255, 2^bits - 1 (16-bit grey) or 1."""
+def _decoded(picture: Image.Image) -> tuple[npt.NDArray[Any], int]:
+    """Upright values [H, W] or [H, W, 3] and the full range of their type: 255, 65535 or 1."""
     upright = ImageOps.exif_transpose(picture)
     if upright.mode == "I" or upright.mode.startswith("I;16"):
-        values = _checked(np.asarray(upright), 65535, "integers")
-        used = int(values.max()).bit_length()
-        if used > bits:
-            raise _UnusableError(f"holds {values.max()}, which takes {used} bits and not {bits} as `dataset.bits` says")
-        return values, 2**bits - 1
+        return _checked(np.asarray(upright), 65535, "integers"), 65535
     if upright.mode == "F":
         return _checked(np.asarray(upright), 1, "floats"), 1
     return np.asarray(upright.convert("L" if upright.mode in ("1", "L") else "RGB")), 255

@@ -128,7 +128,11 @@ def values_fault(options: type[Options], values: Any) -> str | None:
     try:
         options.model_validate(dict(values))
     except ValidationError as error:
-        for detail in error.errors(include_url=False):
+        found = error.errors(include_url=False)
+        missing = any(detail["type"] == "missing" for detail in found)
+        for detail in found:
+            if missing and detail["type"] in ("value_error", "assertion_error"):
+                continue  # it may be about what the spec gives
             if detail["loc"] and detail["loc"][0] in values:
                 return f"'{'.'.join(map(str, detail['loc']))}' cannot be {detail['input']!r} ({detail['msg']})"
     except Exception:

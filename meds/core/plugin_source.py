@@ -10,7 +10,7 @@ from functools import lru_cache
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 
-from meds.core.distribution_modules import top_modules
+from meds.core.distribution_modules import inner_modules, top_modules
 
 _SHARED = {"meds", "torch", "torchvision", "timm", "pydantic", "numpy", "scipy", "sklearn"}
 """What plugins of meds itself are made of: its version counts for none of them, and so for nobody's."""
@@ -33,9 +33,22 @@ def source_digest(load: str, package: str = "", classes: Iterable[type] = ()) ->
             own.add(top)
         else:
             parts.append(version)
-    for top in own:
-        parts += [f"{top}/{name} {_file_digest(path)}" for name, path in _files(top)]
+    modules = [load.partition(":")[0], *(base.__module__ for found in classes for base in found.__mro__)]
+    for whole in {part for top in own for part in _within(top, package, modules)}:
+        parts += [f"{whole}/{name} {_file_digest(path)}" for name, path in _files(whole)]
     return hashlib.sha256("\0".join(sorted(parts)).encode()).hexdigest() if parts else ""
+
+
+def _within(top: str, package: str, modules: Iterable[str]) -> set[str]:
+    """A top package itself; of one that several distributions share, the parts in it that this one brings."""
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return {top}
+    if spec is None or spec.origin is not None or not spec.submodule_search_locations:
+        return {top}
+    named = {".".join(module.split(".")[:2]) for module in modules if module.startswith(f"{top}.")}
+    return named | {f"{top}.{name}" for name in inner_modules(package, top)}
 
 
 def _top(module: str) -> str:

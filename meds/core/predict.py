@@ -21,7 +21,7 @@ from meds.core.extract import encode, encoder_input
 from meds.core.feature_cache import as_cached
 from meds.core.finished_run import FinishedRun
 from meds.core.image_files import printable
-from meds.core.images import UnreadableImageError
+from meds.core.images import BitsError, UnreadableImageError
 from meds.core.model import Scores
 from meds.core.stage import ProgressBar
 from meds.core.thresholds import ClassThreshold, Thresholds, TrainingScores, lies_above, setting_the_threshold
@@ -146,6 +146,8 @@ def score_files(predictor: AnyPredictor, files: Sequence[tuple[Path, str]], unre
             images.append(predictor.read(path))
         except UnreadableImageError as error:
             unreadable.append(error.what)
+        except BitsError as error:
+            unreadable.append(str(error))
         else:
             known.append((path, name))
     predictions = predictor.predict(images, [name for _, name in known])

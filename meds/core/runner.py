@@ -119,10 +119,9 @@ class Runner:
                     self.state.note(position, "done", self.pipeline.store.open(planned.fingerprint))
 
     def _check_stages(self) -> None:
-        """What the stages that are wanted refuse; nothing if all are stored, which have been checked for it."""
-        stages = self.pipeline.stages[self.wanted.start : self.wanted.stop]
-        if self.request.force or not all(self.pipeline.store.has(planned.fingerprint) for planned in stages):
-            for planned in stages:
+        """What the stages that are wanted refuse; those that are stored have been checked for it."""
+        for planned in self.pipeline.stages[self.wanted.start : self.wanted.stop]:
+            if self.request.force or not self.pipeline.store.has(planned.fingerprint):
                 planned.stage.check(stage_context(self.pipeline, planned.name))
 
     def _lacks(self, planned: PlannedStage) -> UserError:

@@ -15,8 +15,8 @@ from meds.layouts.mask_files import Tree, evenly
 
 PROBED_IMAGES = 200
 _OPENED_IMAGES = 10
-# What cameras have, from few to many.
-_BITS = (8, 10, 12, FULL_BITS)
+# What most cameras have whose images of 16 bits are dark; a value that takes more bits would stop the run.
+_CAMERA_BITS = 12
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,9 @@ def _paged(path: Path) -> bool:
 
 
 def _bits(images: Sequence[Path]) -> int:
-    """How many bits the camera of these images has, as far as those of 16 tell."""
+    """How many bits are used, as far as images of 16 bits tell."""
     largest = 0
     for path in images:
         with contextlib.suppress(DataError):
             largest = max(largest, largest_of_16_bits(path) or 0)
-    return next(bits for bits in _BITS if largest < 2**bits) if largest else FULL_BITS
+    return _CAMERA_BITS if 0 < largest < 2**_CAMERA_BITS else FULL_BITS

@@ -15,8 +15,8 @@ from meds.layouts.mask_files import Tree
 
 # 2024-05-01, 20240501_2, lot 12, Charge-0031, shift_B, week 7; but not 01, as some products are called.
 _DAY_OR_LOT = re.compile(
-    r"(?:(?:19|20)\d{2}\D?[01]\d(?:\D?[0-3]\d)?(?:\D.*)?"
-    r"|(?:lot|batch|charge|los|shift|schicht|day|tag|week|woche|kw)[\W_]*\w{0,6})",
+    r"(?:(?:19|20)\d{2}(?:[01]\d[0-3]\d|\D[01]\d(?:\D[0-3]\d)?)(?:\D.*)?"
+    r"|(?:lot|batch|charge|los|shift|schicht|day|tag|week|woche|kw)(?:\d+|[\W_]+\w{1,6}))",
     re.IGNORECASE,
 )
 _PARTS = frozenset({"train", "test", "ground_truth"})
