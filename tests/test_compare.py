@@ -242,9 +242,9 @@ def test_specs_are_held_against_each_other_where_they_are_of_one_data_set() -> N
 
 def test_classes_without_masks_and_images_in_both_splits_are_told() -> None:
     unmasked = {"not_in_pixel_means": ["bottle"]}
-    assert caveats([row(**unmasked)]) == ["The mean of pixel figures is without bottle: no masks of defects."]
+    assert caveats([row(**unmasked)]) == ["The mean of pixel figures is without bottle: no pixels of defects."]
     (said,) = caveats([row(), row(**unmasked)])
-    assert said == "Some means of pixel figures are without bottle: no masks of defects."
+    assert said == "Some means of pixel figures are without bottle: no pixels of defects."
     (said,) = caveats([row(), row(leaked=3, in_both_splits=5)])
     assert said.startswith("Test images that are training images too, not by the noise but in the data set: up to 3.")
     assert caveats([row(in_both_splits=5)]) == []

@@ -41,7 +41,7 @@ def check_output(output: Path, pictures: bool, images: Iterable[Path] = ()) -> N
         raise UserError(f"--output {printable(output)} is a file; give the name of a folder.")
     for folder in _pictures(output) if pictures else ():
         if not is_drawn(folder):
-            _check_empty(folder, "`meds predict` did not draw (or an earlier version of it) and would overwrite")
+            _check_empty(folder, "`meds predict` did not draw and would overwrite")
     _check_tables(output)
     leaving = [folder for folder in _pictures(output) if is_drawn(folder)]
     if _former(output):
