@@ -132,30 +132,29 @@ class Runner:
 
     def _finished(self, planned: PlannedStage, position: int) -> Artifact | None:
         """The stored artifact of a stage, None if it is missing or damaged (which is said)."""
-        store = self.pipeline.store
-        if not store.has(planned.fingerprint):
-            return None
         try:
-            artifact = store.open(planned.fingerprint)
+            return self._stored(planned, position)
         except ArtifactError:
             # Another run may be about to replace it.
             with self._right_to_write(planned):
                 return self._whole(planned, position)
-        self.state.note(position, "done", artifact)
-        return artifact
 
     def _whole(self, planned: PlannedStage, position: int) -> Artifact | None:
         """As `_finished`, for who holds the right to write it: what is damaged is removed."""
-        store = self.pipeline.store
-        if not store.has(planned.fingerprint):
-            return None
         try:
-            artifact = store.open(planned.fingerprint)
+            return self._stored(planned, position)
         except ArtifactError as error:
             self.reporter.say(f"{error} The stage `{planned.name}` is computed again.")
             self.events.emit("artifact_damaged", stage=planned.name, error=str(error))
-            store.discard(planned.fingerprint)
+            self.pipeline.store.discard(planned.fingerprint)
             return None
+
+    def _stored(self, planned: PlannedStage, position: int) -> Artifact | None:
+        """The stored artifact, noted as done; None if there is none, ArtifactError if it is damaged."""
+        store = self.pipeline.store
+        if not store.has(planned.fingerprint):
+            return None
+        artifact = store.open(planned.fingerprint)
         self.state.note(position, "done", artifact)
         return artifact
 
