@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from meds.cli.console import console, new_table
-from meds.core.metric_names import METRIC_NAMES, without_figure, without_pixel_figures
+from meds.core.metric_names import METRIC_NAMES, NO_PIXELS, NO_TEST, without_figure, without_pixel_figures
 from meds.core.units import percent
 
 TITLES = {key: name.replace(" ", "\n") for key, name in METRIC_NAMES.items()}
@@ -25,10 +25,10 @@ def show_metrics(metrics: Mapping[str, Any]) -> None:
         console.print(table)
         lacking = without_figure(classes)
         if lacking:
-            console.print(f"The mean is without {', '.join(lacking)}: not both normal and defective images to test on.")
+            console.print(f"The mean is without {', '.join(lacking)}: {NO_TEST}.")
         unmasked = without_pixel_figures(classes)
         if unmasked:
-            console.print(f"The mean of pixel figures is without {', '.join(unmasked)}: no pixels of defects.")
+            console.print(f"The mean of pixel figures is without {', '.join(unmasked)}: {NO_PIXELS}.")
     if metrics.get("calibration"):
         _show_thresholds(metrics["calibration"])
     ranking = metrics["ranking"]["classes"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 
 from meds.comparison.measured import Measured
+from meds.core.metric_names import NO_PIXELS, NO_TEST
 
 OTHER_DATA = (
     "The runs were made on different images or parts of them (`dataset`): their figures cannot be compared with each "
@@ -15,8 +16,6 @@ _OTHER_TRAINING = (
     "Not all rows of one seed and noise ratio are trained on the same images: give their specs the same `noise`, its "
     "`seed` too."
 )
-_NO_TEST = "not both normal and defective images to test on"
-_NO_MASKS = "no pixels of defects"
 
 
 def caveats(rows: Sequence[Measured]) -> list[str]:
@@ -26,8 +25,8 @@ def caveats(rows: Sequence[Measured]) -> list[str]:
     """
     return [
         *([OTHER_DATA] if len({row.dataset for row in rows}) > 1 else []),
-        *_without(rows, lambda row: row.not_in_means, "mean", _NO_TEST),
-        *_without(rows, lambda row: row.not_in_pixel_means, "mean of pixel figures", _NO_MASKS),
+        *_without(rows, lambda row: row.not_in_means, "mean", NO_TEST),
+        *_without(rows, lambda row: row.not_in_pixel_means, "mean of pixel figures", NO_PIXELS),
         *_different_tests(rows),
         *([_OTHER_TRAINING] if _differ(rows, _alike, lambda row: row.training_images) else []),
         *_leaked(rows),

@@ -13,6 +13,9 @@ METRIC_NAMES = {
     "pixel_f1max": "pixel F1-max",
     "pixel_aupro": "pixel AUPRO",
 }
+# Why a mean is without a class.
+NO_TEST = "not both normal and defective images to test on"
+NO_PIXELS = "no pixels of defects"
 
 
 def without_figure(per_class: Mapping[str, Mapping[str, float | None]], name: str = "image_auroc") -> list[str]:
