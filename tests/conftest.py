@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import random
 import shutil
 import sys
 import traceback
@@ -16,12 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from hypothesis import settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Set before torch is imported: processes side by side would else start a thread for every core each.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The same examples in every run of the tests; `--hypothesis-profile default` looks for others.
+settings.register_profile("same-examples", derandomize=True, deadline=None)
+settings.load_profile("same-examples")
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -135,6 +142,16 @@ def meds_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MEDS_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """Each test draws the same random numbers, whichever ran before it."""
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -217,8 +218,10 @@ def relabelled(found: Contaminated) -> Contaminated:
 
 
 class OtherEveryTime(InjectProtocol):
+    seeds = itertools.count()
+
     def apply(self, records: Any) -> Contaminated:
-        seed = int(np.random.default_rng().integers(1000))
+        seed = next(self.seeds) % 2  # these two seeds draw other images, as not every two of them do
         return InjectProtocol(self.options.model_copy(update={"seed": seed})).apply(records)
 
 
