@@ -20,8 +20,8 @@ from meds.comparison.rows import Row, run_case
 from meds.core.metric_names import METRIC_NAMES
 from meds.core.records import KnownDataSets
 from meds.core.registry import registry
+from meds.core.reporter import SilentReporter
 from meds.core.spec_source import read_spec
-from meds.core.stage import SilentReporter
 
 FIGURES = METRIC_NAMES | {
     "ranking_auroc": "ranking AUROC",

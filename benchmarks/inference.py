@@ -25,10 +25,10 @@ from meds.core.images import read_rgb
 from meds.core.pipeline import Pipeline
 from meds.core.predict import Predictor
 from meds.core.registry import registry
+from meds.core.reporter import SilentReporter
 from meds.core.runner import Runner, RunRequest
 from meds.core.spec import resolve_spec
 from meds.core.spec_source import SpecSource
-from meds.core.stage import SilentReporter
 from meds.core.timing import seconds_of
 from meds.plugins.datasets.synthetic import SyntheticDataset, SyntheticOptions
 

@@ -25,10 +25,10 @@ from meds.core.extract import encode, extract_features, load_image
 from meds.core.feature_cache import SHARD_IMAGES, FeatureCache
 from meds.core.pipeline import Pipeline
 from meds.core.registry import registry
+from meds.core.reporter import SilentReporter
 from meds.core.runtime import CostMeter
 from meds.core.spec import resolve_spec
 from meds.core.spec_source import SpecSource
-from meds.core.stage import SilentReporter
 from meds.plugins.datasets.synthetic import SyntheticDataset, SyntheticOptions
 
 ENCODERS = {

@@ -27,9 +27,9 @@ from meds.core.context import stage_context
 from meds.core.extract import extract_features
 from meds.core.pipeline import Pipeline
 from meds.core.registry import registry
+from meds.core.reporter import SilentReporter
 from meds.core.runtime import CostMeter, Runtime
 from meds.core.spec import load_spec
-from meds.core.stage import SilentReporter
 from meds.core.timing import seconds_of
 from meds.core.workload import image_pairs
 from meds.stages.class_memory import ClassMemory

@@ -25,9 +25,9 @@ from meds.core.context import stage_context
 from meds.core.epochs import stage_length
 from meds.core.pipeline import Pipeline
 from meds.core.registry import registry
+from meds.core.reporter import SilentReporter
 from meds.core.runner import Runner, RunRequest
 from meds.core.spec import load_spec
-from meds.core.stage import SilentReporter
 from meds.core.timing import probes, seconds_of, step_seconds
 from meds.core.workload import interval_of_enough_passes, scoring_passes
 from meds.stages.batch_statistics import LARGEST_NUMBER_OF_BATCHES

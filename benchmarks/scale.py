@@ -28,9 +28,10 @@ from meds.core.feature_cache import bytes_per_image
 from meds.core.images import read_rgb
 from meds.core.pipeline import Pipeline
 from meds.core.registry import registry
+from meds.core.reporter import SilentReporter
 from meds.core.spec import resolve_spec
 from meds.core.spec_source import SpecSource
-from meds.core.stage import SilentReporter, StageContext
+from meds.core.stage import StageContext
 from meds.core.student import Progress
 from meds.core.timing import seconds_of, step_seconds
 from meds.core.workload import image_pairs, interval_of_enough_passes, memory_bytes, scoring_passes

@@ -31,10 +31,10 @@ from meds.core.epochs import AllImages, TrainingLength
 from meds.core.extract import extract_features
 from meds.core.pipeline import Pipeline
 from meds.core.registry import registry
+from meds.core.reporter import SilentReporter
 from meds.core.runtime import wait_for_device
 from meds.core.spec import resolve_spec
 from meds.core.spec_source import SpecSource
-from meds.core.stage import SilentReporter
 from meds.core.training import train
 from meds.stages.fit import own_objective
 

@@ -14,8 +14,9 @@ from meds.core.backbone import Layer
 from meds.core.data import RunData, Sample
 from meds.core.dataset import Record
 from meds.core.partitions import partitions_of
+from meds.core.reporter import SilentReporter
 from meds.core.runtime import Runtime
-from meds.core.stage import SilentReporter, StageContext
+from meds.core.stage import StageContext
 from meds.core.store import ArtifactWriter
 from meds.core.student import EvaluationDefaults, Progress, Student, TrainingDefaults
 from meds.plugins.selection import MedianMad, MedianMadOptions

@@ -14,7 +14,7 @@ from PIL import Image
 from meds.core.data import scan
 from meds.core.dataset import Record
 from meds.core.errors import DataError
-from meds.core.stage import SilentReporter
+from meds.core.reporter import SilentReporter
 from meds.plugins.datasets.folder import FolderDataset, FolderOptions
 
 

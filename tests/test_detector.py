@@ -18,10 +18,10 @@ from meds.core.context import stage_context
 from meds.core.errors import PluginError
 from meds.core.pipeline import Pipeline
 from meds.core.registry import Registry, load_registry
+from meds.core.reporter import SilentReporter
 from meds.core.runner import Runner, RunRequest
 from meds.core.spec import resolve_spec
 from meds.core.spec_source import SpecSource
-from meds.core.stage import SilentReporter
 
 
 class NearestOptions(Options):

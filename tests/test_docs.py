@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 from meds.cli.app import app
 from meds.core.pipeline import Pipeline
 from meds.core.registry import load_registry
+from meds.core.reporter import SilentReporter
 from meds.core.runner import Runner, RunRequest
 from meds.core.spec import load_spec, resolve_spec
 from meds.core.spec_source import SpecSource, parse_spec
-from meds.core.stage import SilentReporter
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])

@@ -18,7 +18,7 @@ from meds.core.dataset import Record
 from meds.core.errors import PluginError
 from meds.core.model import EvaluationDefaults, Scores
 from meds.core.partitions import StudentScorer
-from meds.core.stage import SilentReporter
+from meds.core.reporter import SilentReporter
 from meds.plugins.students.hvq import HVQOptions
 from meds.stages.evaluate import Evaluate
 from meds.stages.image_scores import ImageScores

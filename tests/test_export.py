@@ -25,7 +25,7 @@ from meds.core.errors import UserError
 from meds.core.finished_run import FinishedRun
 from meds.core.images import resize_and_crop
 from meds.core.predict import Prediction, Predictor
-from meds.core.stage import SilentReporter
+from meds.core.reporter import SilentReporter
 from meds.export import check
 from meds.export.calibration import file_calibration
 from meds.export.checksum import add_checksum, checksum_holds

@@ -23,8 +23,9 @@ from meds.core.seeds import derive_seed
 from meds.stages import memory_estimators as estimators
 from meds.stages import nearest
 from meds.stages.class_memory import ClassMemory, draw_candidates
-from meds.stages.memory import Memory, patch_vectors_of
+from meds.stages.memory import Memory
 from meds.stages.options import MemoryOptions
+from meds.stages.patch_vectors import patch_vectors_of
 
 
 def random_vectors(images: int, patches: int = 5, channels: int = 4, seed: int = 0) -> Tensor:

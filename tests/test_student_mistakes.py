@@ -15,10 +15,10 @@ from meds.core.errors import PluginError
 from meds.core.hookspecs import hookimpl
 from meds.core.pipeline import Pipeline
 from meds.core.registry import Options, Plugin, Registration, Registry
+from meds.core.reporter import SilentReporter
 from meds.core.runner import Runner, RunRequest
 from meds.core.spec import resolve_spec
 from meds.core.spec_source import SpecSource
-from meds.core.stage import SilentReporter
 from meds.core.student import Student
 from meds.testing.plain_models import PlainStudent
 

@@ -67,7 +67,7 @@ def _run(wanted: Sequence[Case], runs_dir: Path, quiet: bool) -> list[Row]:
     from meds.comparison.rows import run_case
     from meds.core.records import KnownDataSets
     from meds.core.registry import registry
-    from meds.core.stage import SilentReporter
+    from meds.core.reporter import SilentReporter
 
     for case in wanted:
         spec_of(case, registry())  # a mistake in the last spec is told before the first one runs

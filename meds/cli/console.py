@@ -24,7 +24,7 @@ from meds.core.units import duration as duration
 from meds.core.units import size as size
 
 if TYPE_CHECKING:
-    from meds.core.stage import ProgressBar
+    from meds.core.reporter import ProgressBar
 
 PLAIN_INTERVAL_SECONDS = 10.0
 

@@ -84,7 +84,7 @@ def _predict(
     from meds.core.files import full_disk_is_a_user_error
     from meds.core.predict import BATCH, score_files
     from meds.core.prediction_files import PredictionFiles
-    from meds.core.stage import SilentReporter
+    from meds.core.reporter import SilentReporter
 
     reporter = SilentReporter() if request.as_json else ConsoleReporter()
     with (

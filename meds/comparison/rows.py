@@ -13,8 +13,8 @@ from meds.core.finished_run import FinishedRun
 from meds.core.pipeline import Pipeline
 from meds.core.records import KnownDataSets
 from meds.core.registry import Registry
+from meds.core.reporter import Reporter
 from meds.core.runner import Runner, RunRequest
-from meds.core.stage import Reporter
 
 
 @dataclass(frozen=True)

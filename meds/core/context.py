@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from meds.core.feature_cache import FeatureCache
 from meds.core.images import resize_and_crop
 from meds.core.partitions import partitions_of
 from meds.core.pipeline import Pipeline
+from meds.core.reporter import Reporter, SilentReporter
 from meds.core.selection import SelectionRule
-from meds.core.stage import Reporter, Scorer, SilentReporter, StageContext
+from meds.core.stage import Scorer, StageContext
 from meds.core.store import Artifact, ArtifactWriter, NoOutput
 
 
@@ -39,18 +41,6 @@ def stage_context(
     scorer_of: Callable[[Artifact], Scorer] = no_scorer,
 ) -> StageContext:
     """The context of a stage of this pipeline; what is left out can neither write, tell nor score."""
-
-    def selection_rule(block: Mapping[str, Any]) -> Any:
-        registration = pipeline.registry.get("selection rule", str(block["type"]))
-        options = {key: value for key, value in block.items() if key != "type"}
-        return registration.load(SelectionRule)(registration.plugin.options.model_validate(options))
-
-    def read_mask(sample: Sample) -> Any:
-        return pipeline.dataset.mask(sample.record)
-
-    def read_image(sample: Sample) -> Any:
-        return resize_and_crop(pipeline.dataset.image(sample.record), pipeline.backbone.preprocessing)
-
     return StageContext(
         name=name,
         seed=pipeline.spec.seed,
@@ -62,12 +52,26 @@ def stage_context(
         reporter=reporter or SilentReporter(),
         student_class=pipeline.student_class,
         student_options=pipeline.spec.student.options,
-        selection_rule=selection_rule,
+        selection_rule=partial(_selection_rule, pipeline),
         inputs=inputs or {},
         output=output or NoOutput(),
         work=work,
         emit=emit,
         scorer_of=scorer_of,
-        read_mask=read_mask,
-        read_image=read_image,
+        read_mask=partial(_read_mask, pipeline),
+        read_image=partial(_read_image, pipeline),
     )
+
+
+def _selection_rule(pipeline: Pipeline, block: Mapping[str, Any]) -> Any:
+    registration = pipeline.registry.get("selection rule", str(block["type"]))
+    options = {key: value for key, value in block.items() if key != "type"}
+    return registration.load(SelectionRule)(registration.plugin.options.model_validate(options))
+
+
+def _read_mask(pipeline: Pipeline, sample: Sample) -> Any:
+    return pipeline.dataset.mask(sample.record)
+
+
+def _read_image(pipeline: Pipeline, sample: Sample) -> Any:
+    return resize_and_crop(pipeline.dataset.image(sample.record), pipeline.backbone.preprocessing)

@@ -8,7 +8,7 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +18,7 @@ from meds.core.dataset import Dataset, Record
 from meds.core.errors import DataError
 from meds.core.image_files import one_line
 from meds.core.records import KnownContents, read_records
-
-if TYPE_CHECKING:
-    from meds.core.stage import Reporter
+from meds.core.reporter import Reporter
 
 COLUMNS = ("path", "sha256", "class", "split", "label", "defect", "mask", "mask_sha256", "injected")
 # What a table must have to be read; digests of masks came later than the first runs.

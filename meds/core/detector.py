@@ -17,8 +17,9 @@ from torch import Tensor
 from meds.core.checkpoint import Checkpoints
 from meds.core.data import Sample
 from meds.core.model import Model, Scores
+from meds.core.reporter import ProgressBar
 from meds.core.seeds import derive_seed
-from meds.core.stage import ProgressBar, StageContext
+from meds.core.stage import StageContext
 
 
 class TrainingFeatures:

@@ -18,7 +18,8 @@ from meds.core.extract import extract_features
 from meds.core.feature_cache import FeatureCache
 from meds.core.pipeline import Pipeline
 from meds.core.plan import PlannedStage
-from meds.core.stage import SilentReporter, StageContext
+from meds.core.reporter import SilentReporter
+from meds.core.stage import StageContext
 from meds.core.store import Artifact
 
 _WARM_UP_IMAGES = 4

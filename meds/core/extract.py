@@ -17,8 +17,8 @@ from meds.core.dataset import Dataset
 from meds.core.errors import PluginError
 from meds.core.feature_cache import SHARD_IMAGES, FeatureCache, bytes_per_image
 from meds.core.images import resize_and_crop
+from meds.core.reporter import Reporter
 from meds.core.runtime import Runtime
-from meds.core.stage import Reporter
 
 
 def extract_features(

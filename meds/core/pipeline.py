@@ -19,9 +19,9 @@ from meds.core.model import Model
 from meds.core.plan import PlannedStage, layers_read, plan_stages
 from meds.core.records import KnownContents
 from meds.core.registry import OWN_DISTRIBUTION, Registry
+from meds.core.reporter import Reporter
 from meds.core.runtime import Precision, Runtime
 from meds.core.spec import Spec
-from meds.core.stage import Reporter
 from meds.core.store import Store
 
 

@@ -23,7 +23,7 @@ from meds.core.finished_run import FinishedRun
 from meds.core.image_files import printable
 from meds.core.images import BitsError, UnreadableImageError
 from meds.core.model import Scores
-from meds.core.stage import ProgressBar
+from meds.core.reporter import ProgressBar
 from meds.core.thresholds import ClassThreshold, Thresholds, TrainingScores, lies_above, setting_the_threshold
 
 Image = npt.NDArray[np.uint8]

@@ -7,13 +7,11 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from meds.core.dataset import ANOMALOUS, NORMAL, Dataset, Record, Split
 from meds.core.errors import DataError
-
-if TYPE_CHECKING:
-    from meds.core.stage import Reporter
+from meds.core.reporter import Reporter
 
 Stamp = tuple[tuple[str, int, int], ...]
 """Size in bytes and time of change in nanoseconds of a file, or of each file in a folder, with its name."""

@@ -17,11 +17,12 @@ from meds.core.extract import extract_features
 from meds.core.in_use import in_use
 from meds.core.pipeline import Pipeline
 from meds.core.plan import PlannedStage, span
+from meds.core.reporter import Reporter
 from meds.core.run_directory import LOCK, POINTER, RunDirectory
 from meds.core.run_state import RunState, manifest_of
 from meds.core.runtime import CostMeter
 from meds.core.spec import EARLIER, Block
-from meds.core.stage import Reporter, Scorer, StageContext
+from meds.core.stage import Scorer, StageContext
 from meds.core.store import Artifact, ArtifactWriter, NoOutput, locked
 
 

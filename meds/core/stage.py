@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,48 +17,11 @@ from meds.core.device_features import DeviceFeatures, as_batch
 from meds.core.errors import PluginError, UserError
 from meds.core.feature_cache import FeatureCache
 from meds.core.model import Model, Scores
+from meds.core.reporter import Reporter
 from meds.core.runtime import Runtime
 from meds.core.seeds import derive_seed
 from meds.core.store import Artifact, ArtifactWriter
 from meds.core.student import Student
-
-
-class ProgressBar(Protocol):
-    """A running progress display."""
-
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        """Move on; `note` is a short text such as the loss."""
-
-
-class Reporter(Protocol):
-    """Where a stage tells of its progress; the command line renders it."""
-
-    def bar(self, title: str, total: int) -> AbstractContextManager[ProgressBar]:
-        """A progress bar for `total` steps."""
-
-    def say(self, text: str) -> None:
-        """One sentence for the user."""
-
-
-class _SilentBar:
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        """Show nothing."""
-
-
-class SilentReporter:
-    """A reporter for scripts and tests: shows nothing, keeps the sentences."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    @contextmanager
-    def bar(self, title: str, total: int) -> Iterator[ProgressBar]:  # noqa: ARG002
-        """A bar that shows nothing."""
-        yield _SilentBar()
-
-    def say(self, text: str) -> None:
-        """Keep the sentence."""
-        self.said.append(text)
 
 
 @dataclass(frozen=True)

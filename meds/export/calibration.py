@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from meds.core.finished_run import FinishedRun
 from meds.core.predict import Predictor, calibration_images, run_thresholds
-from meds.core.stage import Reporter
+from meds.core.reporter import Reporter
 from meds.core.thresholds import ClassThreshold, class_thresholds
 
 

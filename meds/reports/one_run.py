@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from meds.core.finished_run import FinishedRun
-from meds.core.stage import ProgressBar
+from meds.core.reporter import ProgressBar
 from meds.reports.examples import Group, example_groups
 from meds.reports.facts import ClassImages, StageFacts, class_images, run_facts, stage_facts
 from meds.reports.opened import unreadable_spec

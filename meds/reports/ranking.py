@@ -11,7 +11,7 @@ import numpy as np
 
 from meds.core.contamination_estimate import ContaminationEstimate, Expected, estimate_contamination
 from meds.core.finished_run import FinishedRun
-from meds.core.stage import Reporter, SilentReporter
+from meds.core.reporter import Reporter, SilentReporter
 from meds.reports.opened import table, unreadable_spec
 from meds.reports.page import common_folder, write_page
 from meds.reports.pictures import Pictures

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meds.core.finished_run import FinishedRun
-from meds.core.stage import Reporter, SilentReporter
+from meds.core.reporter import Reporter, SilentReporter
 from meds.reports.one_run import report_of, steps
 from meds.reports.page import plural, write_page
 from meds.reports.several_runs import compare_runs

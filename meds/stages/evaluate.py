@@ -19,8 +19,9 @@ from meds.core.errors import PluginError
 from meds.core.images import resize_and_crop_mask
 from meds.core.model import EvaluationDefaults
 from meds.core.partitions import StudentScorer
+from meds.core.reporter import ProgressBar
 from meds.core.selection import robust_maximum
-from meds.core.stage import ProgressBar, Stage, StageContext
+from meds.core.stage import Stage, StageContext
 from meds.core.store import Artifact
 from meds.core.student import Student
 from meds.core.thresholds import Booleans, Floats, TrainingScores, class_thresholds

@@ -12,8 +12,9 @@ from meds.core.data import Sample
 from meds.core.errors import PluginError
 from meds.core.feature_cache import as_cached
 from meds.core.model import EvaluationDefaults, Scores
+from meds.core.reporter import ProgressBar
 from meds.core.selection import robust_maximum
-from meds.core.stage import ProgressBar, Scorer, StageContext
+from meds.core.stage import Scorer, StageContext
 
 
 class ImageScores:

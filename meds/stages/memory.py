@@ -6,15 +6,15 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from meds.core.backbone import Backbone
 from meds.core.data import Sample
 from meds.core.errors import PluginError
 from meds.core.model import Model, Scores
+from meds.core.reporter import ProgressBar
 from meds.core.seeds import derive_seed
-from meds.core.stage import ProgressBar, Scorer, Stage, StageContext
+from meds.core.stage import Scorer, Stage, StageContext
 from meds.core.store import Artifact
 from meds.core.student import Student
 from meds.core.timing import probes, seconds_of
@@ -22,6 +22,7 @@ from meds.core.workload import image_pairs, memory_bytes, scoring_bytes
 from meds.stages.class_memory import ClassMemory, Images, draw_candidates
 from meds.stages.nearest import copied_bytes
 from meds.stages.options import MemoryOptions
+from meds.stages.patch_vectors import memory_grid, patch_vectors_of
 
 READ_IMAGES = 32
 
@@ -185,7 +186,7 @@ class Memory(Stage):
     ) -> tuple[Tensor, tuple[int, int]]:
         """Feature maps of some images -> their unit vectors [B, H*W, C] and the grid (H, W)."""
         groups = features if student is None else student.targets(features)
-        grid = _memory_grid(groups, self.options.grid)
+        grid = memory_grid(groups, self.options.grid)
         return patch_vectors_of(groups, grid, self.pooling(backbone)), grid
 
     def scorer(self, context: StageContext, artifact: Artifact) -> Scorer:
@@ -205,27 +206,6 @@ def _is_coarse(context: StageContext) -> bool:
 def _class_counts(context: StageContext) -> list[int]:
     """Training images of each class."""
     return [sum(s.class_index == c for s in context.data.train) for c in range(len(context.data.class_names))]
-
-
-def _memory_grid(groups: Sequence[Tensor], largest: int) -> tuple[int, int]:
-    height, width = max(((g.shape[2], g.shape[3]) for g in groups), key=lambda size: size[0] * size[1])
-    return min(height, largest), min(width, largest)
-
-
-def patch_vectors_of(groups: Sequence[Tensor], grid: tuple[int, int], pooling: int = 1) -> Tensor:
-    """Teacher maps [B, C_i, H_i, W_i] -> unit vectors [B, H*W, sum of C_i] float32 on one grid."""
-    parts = []
-    for group in groups:
-        if pooling > 1:
-            group = F.avg_pool2d(group, pooling, stride=1, padding=pooling // 2, count_include_pad=False)
-        height, width = group.shape[-2:]
-        if height > grid[0] or width > grid[1]:
-            group = F.adaptive_avg_pool2d(group, grid)
-        elif (height, width) != grid:
-            group = F.interpolate(group, size=grid, mode="bilinear", align_corners=False)
-        parts.append(F.normalize(group.float(), dim=1))
-    joined: Tensor = torch.cat(parts, dim=1) / math.sqrt(len(parts))
-    return joined.flatten(2).transpose(1, 2).contiguous()
 
 
 class MemoryScorer(Scorer):

@@ -15,10 +15,11 @@ from meds.core.data import RunData
 from meds.core.pipeline import Pipeline
 from meds.core.plan import PlannedStage
 from meds.core.registry import Registry
+from meds.core.reporter import ProgressBar
 from meds.core.runner import Runner, RunRequest
 from meds.core.spec import resolve_spec
 from meds.core.spec_source import SpecSource
-from meds.core.stage import ProgressBar, Scorer, StageContext
+from meds.core.stage import Scorer, StageContext
 from meds.core.store import Artifact
 from meds.testing.base import require
 from meds.testing.bits import difference
