@@ -264,3 +264,19 @@ def test_the_command_tells_mistakes(
     done = meds("compare", project.write(tiny_spec), *arguments)
     assert done.code == 2
     assert sentence in done.said
+
+
+def test_what_the_last_run_cannot_work_with_is_told_before_the_first(
+    tiny_spec: dict[str, Any], project: Any, meds: Callable[..., Any]
+) -> None:
+    tiny_spec["dataset"]["train"] = 2
+    tiny_spec["stages"][2]["holdout"] = 0
+    path = project.write(tiny_spec)
+    done = meds("compare", path, "--methods", "plain,full", "--runs-dir", project.runs)
+    assert done.code == 2
+    assert "training images" in done.said
+    assert not project.runs.exists()
+    stages = [stage for stage in tiny_spec["stages"] if stage["type"] != "evaluate"]
+    done = meds("compare", project.write({**tiny_spec, "stages": stages[:1]}), "--runs-dir", project.runs)
+    assert (done.code, "there is nothing to compare without the stage evaluate" in done.said) == (2, True)
+    assert not project.runs.exists()

@@ -33,6 +33,17 @@ class Row(Measured):
         return {**row, **figures}
 
 
+def check_case(
+    case: Case, registry: Registry, runs: Path, reporter: Reporter, known: KnownDataSets | None = None
+) -> None:
+    """Refuse what would stop a case after others have run: its noise, the sizes of its stages, a missing evaluation.
+
+    Raises:
+        MedsError: one sentence about it.
+    """
+    _runner(case, registry, runs, reporter, known).check()
+
+
 def run_case(case: Case, registry: Registry, runs: Path, reporter: Reporter, known: KnownDataSets | None = None) -> Row:
     """Run a case in a folder of its own below `runs`; what is finished is not computed again.
 
@@ -41,16 +52,21 @@ def run_case(case: Case, registry: Registry, runs: Path, reporter: Reporter, kno
     Raises:
         UserError: the spec is not valid or has no stage evaluate.
     """
-    spec = spec_of(case, registry)
-    directory = runs / spec.name
-    contents = None if known is None else known.of(spec.dataset.dump())
-    pipeline = Pipeline(spec, registry, reporter=reporter, known=contents)
-    if Runner(pipeline, RunRequest(directory), reporter).run() is None:
-        raise UserError(f"{case.source.name}: there is nothing to compare without the stage evaluate.")
+    runner = _runner(case, registry, runs, reporter, known)
+    runner.run()
     return Row(
-        **own_fields(measured(FinishedRun(directory, registry))),
+        **own_fields(measured(FinishedRun(runner.request.directory, registry))),
         spec=str(case.source.data["name"]),
-        student=spec.student.type,
+        student=runner.pipeline.spec.student.type,
         method=case.method,
         ratio=case.ratio,
     )
+
+
+def _runner(case: Case, registry: Registry, runs: Path, reporter: Reporter, known: KnownDataSets | None) -> Runner:
+    spec = spec_of(case, registry)
+    contents = None if known is None else known.of(spec.dataset.dump())
+    pipeline = Pipeline(spec, registry, reporter=reporter, known=contents)
+    if not any(planned.stage.produces == "evaluation" for planned in pipeline.stages):
+        raise UserError(f"{case.source.name}: there is nothing to compare without the stage evaluate.")
+    return Runner(pipeline, RunRequest(runs / spec.name), reporter)

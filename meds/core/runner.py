@@ -60,11 +60,21 @@ class Runner:
             with locked(self.request.directory / LOCK, waiting, self.reporter.say):
                 return self._run()
 
+    def check(self) -> None:
+        """Refuse what the wanted stages cannot work with, before anything is written; stored ones have been checked.
+
+        Raises:
+            MedsError: one sentence about it, see `Stage.check`.
+        """
+        for planned in self.pipeline.stages[self.wanted.start : self.wanted.stop]:
+            if self.request.force or not self.pipeline.store.has(planned.fingerprint):
+                planned.stage.check(stage_context(self.pipeline, planned.name))
+
     def _run(self) -> dict[str, Any] | None:
         pipeline, wanted = self.pipeline, self.wanted
         # Before the directory is changed: what cannot begin must cost nothing.
         loggers = self._loggers()
-        self._check_stages()
+        self.check()
         put_away = self.directory.prepare(
             pipeline.spec.to_yaml(), pipeline.data, {planned.name: planned.fingerprint for planned in pipeline.stages}
         )
@@ -118,12 +128,6 @@ class Runner:
             ):
                 with contextlib.suppress(ArtifactError):
                     self.state.note(position, "done", self.pipeline.store.open(planned.fingerprint))
-
-    def _check_stages(self) -> None:
-        """What the stages that are wanted refuse; those that are stored have been checked for it."""
-        for planned in self.pipeline.stages[self.wanted.start : self.wanted.stop]:
-            if self.request.force or not self.pipeline.store.has(planned.fingerprint):
-                planned.stage.check(stage_context(self.pipeline, planned.name))
 
     def _lacks(self, planned: PlannedStage) -> UserError:
         return UserError(
