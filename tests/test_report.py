@@ -17,7 +17,7 @@ from meds.core.finished_run import FinishedRun
 from meds.reports import charts
 from meds.reports.examples import example_groups
 from meds.reports.facts import in_short, stage_facts
-from meds.reports.pictures import Pictures
+from meds.reports.pictures import ReportPictures
 from meds.reports.training_scores import panels, selection_course, training_scores
 
 CLASSES = ("discs", "weave")
@@ -227,7 +227,7 @@ def test_the_ranking_curve_holds_the_area_of_the_metrics(finished: Any) -> None:
 def test_the_examples_are_the_extremes(finished: Any) -> None:
     run = FinishedRun(finished.runs / "tiny")
     rows = [(float(r["score"]) / float(r["threshold"]), r) for r in finished.rows("predictions.csv")]
-    groups = example_groups(run, Pictures(run))
+    groups = example_groups(run, ReportPictures(run))
     defects = sorted((height, row["path"]) for height, row in rows if row["label"] == "1")
     normals = sorted((height, row["path"]) for height, row in rows if row["label"] == "0")
     wanted = [defects[::-1][:6], defects[:6], normals[::-1][:6]]

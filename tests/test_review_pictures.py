@@ -16,7 +16,7 @@ from review_cases import Desk, decide
 from meds.core import scoring
 from meds.core.errors import DataError, PluginError
 from meds.review.nearest import SUPERSEDED, Missing, NearestNormal, Neighbour
-from meds.review.pictures import Pictures
+from meds.review.pictures import ReviewPictures
 from meds.review.ranking import Item
 
 
@@ -51,7 +51,7 @@ def test_pictures_show_the_run_s_images(desk: Desk) -> None:
 def test_large_images_are_made_smaller_and_keep_their_proportions(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("meds.review.pictures.VIEW", 48)
     monkeypatch.setattr("meds.review.pictures.THUMBNAIL", 16)
-    pictures, item = Pictures(desk.run), desk.review.items[0]
+    pictures, item = ReviewPictures(desk.run), desk.review.items[0]
     monkeypatch.setattr(pictures, "_read", lambda item: np.zeros((30, 120, 3), np.uint8))
     pictures._pixels = pictures._read
     assert pictures.size(item) == (120, 30)
@@ -60,7 +60,7 @@ def test_large_images_are_made_smaller_and_keep_their_proportions(desk: Desk, mo
 
 
 def test_the_heatmap_is_the_run_s_map_in_the_class_s_colours(desk: Desk) -> None:
-    pictures = Pictures(desk.run)
+    pictures = ReviewPictures(desk.run)
     maps = desk.run.evaluation.tensors("maps")["train"].float()
     smoothed = scoring.smooth(scoring.pixel_map([maps], desk.run.evaluation_settings), desk.run.evaluation_settings)
     for item in desk.review.items[:5]:
@@ -76,7 +76,7 @@ def test_the_heatmap_is_the_run_s_map_in_the_class_s_colours(desk: Desk) -> None
 
 
 def test_the_crop_holds_the_patch_in_its_frame(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    nearest, pictures, item = NearestNormal(desk.run, desk.review), Pictures(desk.run), desk.review.items[0]
+    nearest, pictures, item = NearestNormal(desk.run, desk.review), ReviewPictures(desk.run), desk.review.items[0]
     rows, columns = nearest.grid
     canvas = np.zeros((240, 400, 3), np.uint8)
     patch = (rows - 1, 1)

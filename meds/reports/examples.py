@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from meds.core.finished_run import FinishedRun
 from meds.reports.opened import table
-from meds.reports.pictures import Pair, Pictures, Split
+from meds.reports.pictures import Pair, ReportPictures, Split
 
 SHOWN = 6
 
@@ -62,7 +62,7 @@ class _Row:
         return words[self.label][self.decision == "anomalous"]
 
 
-def example_groups(run: FinishedRun, pictures: Pictures) -> list[Group]:
+def example_groups(run: FinishedRun, pictures: ReportPictures) -> list[Group]:
     """Up to six images of each kind, from the test images, or from the training images where there are none."""
     rows = [
         _Row(i, row["path"], row["class"], row["label"], float(row["score"]), float(row["threshold"]), row["decision"])
@@ -84,7 +84,7 @@ def example_groups(run: FinishedRun, pictures: Pictures) -> list[Group]:
     return groups
 
 
-def _example(run: FinishedRun, pictures: Pictures, split: Split, row: _Row) -> Example:
+def _example(run: FinishedRun, pictures: ReportPictures, split: Split, row: _Row) -> Example:
     sample = (run.data.test if split == "test" else run.data.train)[row.position]
     return Example(
         row.path,

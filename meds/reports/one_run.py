@@ -11,7 +11,7 @@ from meds.reports.examples import Group, example_groups
 from meds.reports.facts import ClassImages, StageFacts, class_images, run_facts, stage_facts
 from meds.reports.opened import unreadable_spec
 from meds.reports.page import common_folder
-from meds.reports.pictures import Pictures
+from meds.reports.pictures import ReportPictures
 from meds.reports.ranking import Ranking, read_ranking
 from meds.reports.results import ClassResult, Outcomes, class_results, defined_figures, outcomes
 from meds.reports.run_figures import ClassFigures, class_figures
@@ -75,7 +75,7 @@ def report_of(run: FinishedRun, key: str, bar: ProgressBar) -> RunReport:
         figures.append(class_figures(run, f"{key}-{place}", name, points, ranking.classes[place]))
         bar.advance()
     trained = {sample.digest for sample in run.data.train}
-    pictures = None if closed else Pictures(run)
+    pictures = None if closed else ReportPictures(run)
     examples = example_groups(run, pictures) if pictures else []
     bar.advance()
     return RunReport(

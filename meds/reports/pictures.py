@@ -37,7 +37,7 @@ class Pair:
     outlined: bool
 
 
-class Pictures:
+class ReportPictures:
     """Pictures of a run's training (`train`) and test images by their position.
 
     Raises:

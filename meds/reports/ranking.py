@@ -14,7 +14,7 @@ from meds.core.finished_run import FinishedRun
 from meds.core.reporter import Reporter, SilentReporter
 from meds.reports.opened import table, unreadable_spec
 from meds.reports.page import common_folder, write_page
-from meds.reports.pictures import Pictures
+from meds.reports.pictures import ReportPictures
 
 # Beyond that a page no longer opens quickly; ranking.csv has them all.
 MOST_TABLE_ROWS = 2000
@@ -86,7 +86,7 @@ def write_sheet(run: FinishedRun, ranking: Ranking, path: Path, top: int, report
     """
     position = {sample.record.path: i for i, sample in enumerate(run.data.train)}
     closed = unreadable_spec(run)
-    pictures = None if closed else Pictures(run)
+    pictures = None if closed else ReportPictures(run)
     folder = common_folder([row["path"] for row in ranking.rows])
     cards: list[dict[str, Any]] = []
     with (reporter or SilentReporter()).bar("images", len(ranking.rows[:top])) as bar:

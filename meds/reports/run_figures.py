@@ -14,7 +14,7 @@ from meds.reports.figures import PageFigure, page_figure
 from meds.reports.opened import table
 from meds.reports.page import plural
 from meds.reports.ranking import ClassRanking
-from meds.reports.training_scores import DISTILLED, TrainingScores, panels, percent_of_patches, selection_course
+from meds.reports.training_scores import DISTILLED, StoredScores, panels, percent_of_patches, selection_course
 
 
 @dataclass
@@ -29,7 +29,7 @@ class ClassFigures:
 
 
 def class_figures(
-    run: FinishedRun, key: str, name: str, points: list[TrainingScores], ranking: ClassRanking
+    run: FinishedRun, key: str, name: str, points: list[StoredScores], ranking: ClassRanking
 ) -> ClassFigures:
     """Draw what is known of a class; `key` tells its figures from all others of the page."""
     found = ClassFigures(name)
@@ -54,7 +54,7 @@ def class_figures(
 
 
 def _before_and_after(
-    run: FinishedRun, key: str, name: str, points: list[TrainingScores], ranking: ClassRanking
+    run: FinishedRun, key: str, name: str, points: list[StoredScores], ranking: ClassRanking
 ) -> PageFigure:
     drawn = panels(run, points, run.data.class_names.index(name))
     said = "; ".join(f"{panel.title}, median of the others {_median(panel.others)}" for panel in drawn)

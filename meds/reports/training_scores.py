@@ -18,14 +18,14 @@ DISTILLED, AFTER = "Distilled student", "After training"
 
 
 @dataclass(frozen=True)
-class TrainingScores:
+class StoredScores:
     """Scores [n] of all training images at one point of a run, in the order of the data."""
 
     title: str
     scores: Floats
 
 
-def training_scores(run: FinishedRun) -> list[TrainingScores]:
+def training_scores(run: FinishedRun) -> list[StoredScores]:
     """The scores that are stored: the memory's, the distilled student's where the selection kept them, the last ones.
 
     An image's score is the mean of its highest patch scores, of as many as the selection takes (`percent_of_patches`).
@@ -57,11 +57,11 @@ def percent_of_patches(run: FinishedRun) -> float:
     return float(run.evaluation.info.get("robust_maximum", {}).get("percent", 1))
 
 
-def _scores(title: str, values: npt.NDArray[np.float32]) -> TrainingScores:
-    return TrainingScores(title, values.astype(np.float64))
+def _scores(title: str, values: npt.NDArray[np.float32]) -> StoredScores:
+    return StoredScores(title, values.astype(np.float64))
 
 
-def panels(run: FinishedRun, points: list[TrainingScores], class_index: int) -> list[ScorePanel]:
+def panels(run: FinishedRun, points: list[StoredScores], class_index: int) -> list[ScorePanel]:
     """The points of a run as histograms of one class; known defects apart, with the AUROC that divides them."""
     members = np.array([sample.class_index == class_index for sample in run.data.train])
     injected = np.array([sample.injected for sample in run.data.train])[members]

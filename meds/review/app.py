@@ -21,7 +21,7 @@ from meds.core.errors import DataError, MedsError
 from meds.core.finished_run import FinishedRun
 from meds.review.nearest import Missing, NearestNormal
 from meds.review.pages import Pages
-from meds.review.pictures import Pictures
+from meds.review.pictures import ReviewPictures
 from meds.review.ranking import SHOWN, Filter, Item
 from meds.review.security import Guard
 from meds.review.session import Review
@@ -37,7 +37,7 @@ class Site:
 
     def __init__(self, run: FinishedRun, review: Review) -> None:
         self._review = review
-        self._pictures = Pictures(run)
+        self._pictures = ReviewPictures(run)
         self._nearest = NearestNormal(run, review)
         self.pages = Pages(review, self._pictures)
 

@@ -18,9 +18,9 @@ from markupsafe import Markup
 from meds.core.decisions import Decision
 from meds.core.errors import DataError
 from meds.review.nearest import Missing, Neighbour, Patch
-from meds.review.pictures import Pictures
+from meds.review.pictures import ReviewPictures
 from meds.review.ranking import SHOWN, Filter, Item, after, before, chosen
-from meds.review.session import Progress, Review
+from meds.review.session import Review, ReviewProgress
 
 PAGE = 48
 
@@ -28,7 +28,7 @@ PAGE = 48
 class Pages:
     """HTML of every page; everything that comes from the run or from people is escaped."""
 
-    def __init__(self, review: Review, pictures: Pictures) -> None:
+    def __init__(self, review: Review, pictures: ReviewPictures) -> None:
         self._review, self._pictures = review, pictures
         # Jinja's own choice of what to escape goes by file names; here everything is HTML.
         self._templates = Environment(
@@ -112,7 +112,7 @@ class Pages:
 
     def _render(self, template: str, wanted: Filter, **values: Any) -> str:
         review = self._review
-        progress: Progress = review.progress()
+        progress: ReviewProgress = review.progress()
         return self._templates.get_template(template).render(
             run=review.run.path.resolve().name,
             who=review.who,

@@ -29,7 +29,7 @@ AT_ONCE = 4
 Pixels = npt.NDArray[np.uint8]
 
 
-class Pictures:
+class ReviewPictures:
     """Encodes what browsers show; the latest results are kept in memory.
 
     Every method raises DataError if the image cannot be read, or is no longer the one that the run was trained on.

@@ -19,7 +19,7 @@ from meds.review.ranking import Filter, Item, after, chosen, ranked
 
 
 @dataclass(frozen=True)
-class Progress:
+class ReviewProgress:
     """How far a review is: numbers of images, and the defects expected among those that nobody has judged yet.
 
     `left` is None where no class has enough images for an estimate; `earlier` counts decisions about images that are
@@ -150,12 +150,12 @@ class Review:
         """Where to go on: the most suspicious image that nobody has judged."""
         return next(iter(chosen(self.items, Filter(class_name, "undecided"), self.standing())), None)
 
-    def progress(self) -> Progress:
+    def progress(self) -> ReviewProgress:
         """How far all reviewers together are."""
         decisions = self.standing()
         counts = Counter(decisions[item.digest].decision for item in self.items if item.digest in decisions)
         unjudged = np.array([item.digest not in decisions for item in self.items], dtype=bool)
-        return Progress(
+        return ReviewProgress(
             total=len(self.items),
             defect=counts["defect"],
             normal=counts["normal"],
