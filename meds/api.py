@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from meds.core.layer_names import mean_of, on_grid
     from meds.core.model import EvaluationDefaults, Model, Scores
     from meds.core.registry import Options, Plugin
+    from meds.core.runtime import Runtime
     from meds.core.scoring import patch_distance, score_map
     from meds.core.seeds import derive_seed
     from meds.core.selection import SelectionRule, robust_maximum
@@ -52,6 +53,7 @@ _MODULES = {
     "meds.core.layer_names": ("mean_of", "on_grid"),
     "meds.core.model": ("EvaluationDefaults", "Model", "Scores"),
     "meds.core.registry": ("Options", "Plugin"),
+    "meds.core.runtime": ("Runtime",),
     "meds.core.scoring": ("patch_distance", "score_map"),
     "meds.core.seeds": ("derive_seed",),
     "meds.core.selection": ("SelectionRule", "robust_maximum"),
@@ -103,6 +105,7 @@ __all__ = [
     "ResourceError",
     "RunData",
     "RunLogger",
+    "Runtime",
     "Sample",
     "Scorer",
     "Scores",

@@ -156,12 +156,17 @@ def test_python_of_a_page_compiles_and_imports(page: Path) -> None:
 def test_the_student_of_contributing_runs(
     stages: str, tiny_spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    text = next(b for b in blocks(ROOT / "CONTRIBUTING.md", "python") if "class Squeeze(Student)" in b)
-    (tmp_path / "squeeze.py").write_text(text, encoding="utf-8")
+    student, registration = blocks(ROOT / "CONTRIBUTING.md", "python")[:2]
+    package = tmp_path / "squeeze"
+    package.mkdir()
+    (package / "student.py").write_text(student, encoding="utf-8")
+    (package / "__init__.py").write_text(registration, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "squeeze", raising=False)
+    for module in ("squeeze", "squeeze.student"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     found = load_registry()
     found.register_module(importlib.import_module("squeeze"), "squeeze", "1")
+    assert "squeeze.student" not in sys.modules  # nor torch with it, as a kit demands
     assert not found.broken
     data = tiny_spec | {"student": {"type": "squeeze", "width": 4}}
     if stages == "plain":

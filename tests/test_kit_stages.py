@@ -228,6 +228,34 @@ class Declares(CountsTests):
         context.output.info["start"] = float(next(context.new_student("start").parameters()).detach().sum())
 
 
+class TellsNoDistance(Centre):
+    def run(self, context):
+        super().run(context)
+        del context.output.info["distance"]
+
+
+class OneMapTooFew(Centre):
+    def run(self, context):
+        super().run(context)
+        context.output.write_tensors("scores", {"maps": torch.zeros(len(context.data.train) - 1, 2, 2)})
+
+
+class DistillsNothing(Centre):
+    produces = "distilled-student"
+
+
+class SelectsForAnotherRun(Centre):
+    """Its selection is of more images than there are."""
+
+    produces = "student"
+
+    def run(self, context):
+        super().run(context)
+        selected = torch.ones(1, len(context.data.train) + 1, dtype=torch.uint8)
+        context.output.write_tensors("selection", {"student": selected})
+        context.output.write_json("selection", [])
+
+
 class WithoutAScorer(Centre):
     scorer = Stage.scorer
 
@@ -269,6 +297,10 @@ class WithoutAScorer(Centre):
         ("test_scorer", NegativeScores, "scoring, gives a negative score"),
         ("test_scorer", WithoutAScorer, "produces a 'memory-scores', .* and has no scorer: override `scorer`, or"),
         ("test_scorer", GivesTensors, "must give a Scorer, not Tensor"),
+        ("test_evaluate_measures_it", OneMapTooFew, r"no file `scores` with a tensor `maps` \[\d+, H, W\]"),
+        ("test_evaluate_measures_it", TellsNoDistance, "no `distance` in `context.output.info`, which is cosine or"),
+        ("test_evaluate_measures_it", DistillsNothing, "no file `student` with the weights of its student"),
+        ("test_evaluate_measures_it", SelectsForAnotherRun, "raised ValueError"),
         ("test_estimate", InfiniteTime, "must estimate its time in seconds, not inf"),
     ],
 )

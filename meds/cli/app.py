@@ -136,7 +136,9 @@ def compare(
     ratios: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="Noise ratios; without it the spec's own noise.")
     ] = None,
-    seeds: Annotated[str | None, typer.Option(metavar="A,B,...", help="Seeds; without it the spec's own.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Seeds, of the noise too; without it the spec's own.")
+    ] = None,
     methods: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="Some of plain, memory, distilled, full; without it all.")
     ] = None,
@@ -152,7 +154,7 @@ def compare(
 
 @app.command()
 def predict(
-    run: RunPath,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or an exported file.")],
     images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files, folders or globs.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for tables and pictures.")] = Path(
         "predictions"
@@ -178,7 +180,14 @@ def predict(
 def export(
     run: RunPath,
     kind: Annotated[ExportFormat, typer.Option("--format", help="onnx, openvino or torch.")] = ExportFormat.onnx,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The file to write; default: the name of the run.",
+        ),
+    ] = None,
     class_name: Annotated[str | None, typer.Option("--class", help="Class of the images, if the run has more.")] = None,
     tolerance: Annotated[
         float, typer.Option("--tolerance", help="Largest difference of scores, as a share of the threshold.")
@@ -194,7 +203,7 @@ def export(
 @app.command()
 def rank(
     run: RunPath,
-    top: Annotated[int, typer.Option("--top", min=1, help="Number of images with pictures.")] = 100,
+    top: Annotated[int, typer.Option("--top", min=1, help="Number of images on the page and in --json.")] = 100,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The page; default: RUN/ranking.html.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -208,7 +217,12 @@ def rank(
 def review(
     run: RunPath,
     decisions: Annotated[
-        Path | None, typer.Option("--decisions", metavar="FILE", help="Table to add to; default: RUN/decisions.csv.")
+        Path | None,
+        typer.Option(
+            "--decisions",
+            metavar="FILE",
+            help="Table to add to; default: the one that the run was made with, else RUN/decisions.csv.",
+        ),
     ] = None,
     who: Annotated[str | None, typer.Option("--who", metavar="NAME", help="Reviewer; default: the login name.")] = None,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; default: any that is free.")] = 0,

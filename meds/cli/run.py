@@ -21,7 +21,8 @@ def run_spec(
     from meds.core.spec import load_spec
 
     spec = load_spec(spec_path, registry(), sets)
-    again = ["run", str(spec_path), *common_options(sets, runs_dir), *(["--until", last] if last else [])]
+    span = [word for option, stage in (("--from", first), ("--until", last)) if stage for word in (option, stage)]
+    again = ["run", str(spec_path), *common_options(sets, runs_dir), *span, *["--force"] * force]
     from meds.core.pipeline import Pipeline
     from meds.core.runner import Runner, RunRequest
 

@@ -13,6 +13,7 @@ from meds.cli.results import show_metrics
 
 def show_status(run: Path, as_json: bool) -> None:
     """Print a run's stages with their cost, and its metrics if there are any."""
+    from meds.core.run_again import run_again
     from meds.core.run_directory import METRICS, RunDirectory, read_json
     from meds.core.run_notes import remember_opened
 
@@ -41,8 +42,8 @@ def show_status(run: Path, as_json: bool) -> None:
         table.add_row(row["name"], row["status"], *shown)
     console.print(table)
     if state["status"] == "stopped":
-        console.print(f"Nothing runs it any more; continue with `meds run {run}/spec.yaml`.", soft_wrap=True)
-    if state.get("error"):
+        console.print(f"Nothing runs it any more; continue with `{run_again(run)}`.", soft_wrap=True)
+    elif state.get("error"):
         console.print(f"error: {state['error']}", soft_wrap=True)
     metrics = run / "metrics.json"
     if metrics.is_file() and state["status"] == "done":

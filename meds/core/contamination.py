@@ -133,7 +133,7 @@ def without_noise(records: Sequence[Record]) -> Contaminated:
     train = tuple(record for record in records if record.split == "train")
     test = tuple(record for record in records if record.split == "test")
     normals, present = count_by_class(train, anomalous=False), count_by_class(train, anomalous=True)
-    available = count_by_class(test, anomalous=True)
+    available = available_defects(records)
     report = NoiseReport(
         {name: ClassNoise(normals[name], available[name], present[name]) for name in class_names(records)}
     )
@@ -143,6 +143,15 @@ def without_noise(records: Sequence[Record]) -> Contaminated:
 def class_names(records: Iterable[Record]) -> tuple[str, ...]:
     """The classes in the order of their first record."""
     return tuple(dict.fromkeys(record.class_name for record in records))
+
+
+def available_defects(records: Iterable[Record]) -> Counter[str]:
+    """For each class the number of known defects in the test split that are no training images already."""
+    known = list(records)
+    present = {(record.class_name, record.path) for record in known if record.split == "train"}
+    return count_by_class(
+        (r for r in known if r.split == "test" and (r.class_name, r.path) not in present), anomalous=True
+    )
 
 
 def count_by_class(records: Iterable[Record], *, anomalous: bool) -> Counter[str]:

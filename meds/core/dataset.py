@@ -82,7 +82,7 @@ class Dataset(ABC, Generic[OptionsT]):
         """A file as RGB [H, W, 3] uint8, read as the dataset's own images are: `meds predict` reads new images so.
 
         Raises:
-            UnreadableImageError: it cannot be read.
+            DataError: it cannot be read; the sentence names the path.
         """
         return images.read_rgb(path, self.bits)
 

@@ -20,6 +20,7 @@ from meds.core.model import EvaluationDefaults
 from meds.core.pipeline import Pipeline
 from meds.core.plan import file_digests
 from meds.core.registry import Registry, registry
+from meds.core.run_again import run_again
 from meds.core.run_directory import METRICS, POINTER, RunDirectory, read_json, read_table
 from meds.core.run_notes import remember_opened
 from meds.core.run_state import foreign_plugins
@@ -157,7 +158,7 @@ class FinishedRun:
         except ArtifactError as error:
             home = self.state["home"]
             where = "" if Path(home).is_dir() else f" (it was made with MEDS_HOME={home}, which is gone)"
-            raise UserError(f"{error} Run the spec again{where}: `meds run {self.path / SPEC}`.") from None
+            raise UserError(f"{error} Run the spec again{where}: `{run_again(self.path)}`.") from None
 
     @cached_property
     def evaluation(self) -> Artifact:
@@ -177,7 +178,7 @@ class FinishedRun:
         if class_name not in rows:
             raise UserError(
                 f"{self.path / 'metrics.json'} has no calibration of the class '{class_name}', as of an earlier "
-                f"version of meds; run its spec again: `meds run {self.path / SPEC}`."
+                f"version of meds; run its spec again: `{run_again(self.path)}`."
             )
         return rows[class_name]
 

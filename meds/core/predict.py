@@ -16,7 +16,7 @@ from torch import Tensor
 from meds.core import scoring
 from meds.core.backbone import Preprocessing
 from meds.core.data import class_indices
-from meds.core.errors import UserError
+from meds.core.errors import DataError, UserError
 from meds.core.extract import encode, encoder_input
 from meds.core.feature_cache import as_cached
 from meds.core.finished_run import FinishedRun
@@ -146,7 +146,7 @@ def score_files(predictor: AnyPredictor, files: Sequence[tuple[Path, str]], unre
             images.append(predictor.read(path))
         except UnreadableImageError as error:
             unreadable.append(error.what)
-        except BitsError as error:
+        except (BitsError, DataError) as error:
             unreadable.append(str(error))
         else:
             known.append((path, name))

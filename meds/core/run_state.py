@@ -53,14 +53,17 @@ class RunState:
         self.data["status"] = status
         self._directory.write_state(self.data)
 
-    def fail(self, error: str) -> list[str]:
-        """Note an error; returns the names of the stages that were running, else of the one that was to come next."""
+    def end(self, status: str, error: str) -> list[str]:
+        """Note that the run has "failed" or was "stopped", and why.
+
+        Returns the names of the stages that were running, else of the one that was to come next.
+        """
         failed = [row for row in self.data["stages"] if row["status"] == "running"]
         for row in failed:
-            row["status"] = "failed"
+            row["status"] = status
         self.data["error"] = error
         try:
-            self.write("failed")
+            self.write(status)
         except Exception:  # a full disk must not hide the error that is being reported
             return []
         next_one = [row for row in self.data["stages"] if row["status"] == "waiting"][:1]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from meds.core import files
+from meds.core.artifact_kinds import check_output
 from meds.core.context import stage_context
 from meds.core.errors import ArtifactError, MedsError, PluginError, UserError
 from meds.core.events import Events, RunLogger
@@ -183,7 +184,9 @@ class Runner:
             work.mkdir(parents=True, exist_ok=True)
             files.remove_leftovers(work)
             output = ArtifactWriter(work / "output")
-            planned.stage.run(self._context(planned, output, work))
+            context = self._context(planned, output, work)
+            planned.stage.run(context)
+            check_output(planned.stage.produces, context, output)
             cost = {**meter.stop(), "bytes": output.bytes_written()}
             artifact = output.finish(store.path(planned.fingerprint), manifest_of(self.pipeline, planned, cost))
             shutil.rmtree(work)
@@ -259,8 +262,11 @@ class Runner:
             self.reporter.say(f"{count} unreadable {verb} left out (see unreadable.txt).")
 
     def _failed(self, error: BaseException) -> None:
-        for name in self.state.fail(f"{type(error).__name__}: {error}"):
-            self.events.emit("stage_failed", stage=name, error=f"{type(error).__name__}: {error}")
+        # Ctrl-C and SIGTERM arrive as this; that somebody stops a run is no fault of it.
+        stopped = isinstance(error, KeyboardInterrupt)
+        text = "It was stopped." if stopped else f"{type(error).__name__}: {error}"
+        for name in self.state.end("stopped" if stopped else "failed", text):
+            self.events.emit("stage_failed", stage=name, error=text)
 
 
 def _logger(block: Block) -> RunLogger:

@@ -36,7 +36,12 @@ class SpecModel(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run and its directory.")
-    seed: int = Field(default=0, ge=0, description="Seed of every random choice but the noise's own.")
+    seed: int = Field(
+        default=0,
+        ge=0,
+        description="Seed of every random choice of the stages; noise, drawn data sets and random "
+        "encoders have seeds of their own.",
+    )
     recipe: Recipe | None = Field(
         default=None,
         description="Set all points where the paper's text and the released code differ to one of the two.",
@@ -59,7 +64,9 @@ class SpecModel(BaseModel):
     backbone: dict[str, Any] = Field(description="The frozen encoder.")
     student: dict[str, Any] = Field(description="The reconstruction network.")
     stages: list[dict[str, Any]] = Field(min_length=1, description="What is run, in order.")
-    loggers: list[dict[str, Any]] = Field(default=[], description="Run loggers that are told of every event.")
+    loggers: list[dict[str, Any]] = Field(
+        default=[], description="Run loggers: told of stages, iterations, selections and results."
+    )
 
 
 @dataclass(frozen=True)

@@ -196,9 +196,10 @@ class Stage(ABC):
         self.options = options
 
     def consumes(self) -> tuple[tuple[str, ...], ...]:
-        """What it needs from earlier stages: for each input the kinds that will do, the best first.
+        """What it needs from earlier stages: for each input the kinds that will do.
 
-        The nearest earlier stage that made one of the kinds is taken.
+        The nearest earlier stage that made one of the kinds is taken, in whatever order they stand here. The first is
+        what the conformance kit tries the stage with.
         """
         return ()
 
@@ -220,7 +221,8 @@ class Stage(ABC):
     def check(self, context: StageContext) -> None:  # noqa: B027
         """Refuse what this run cannot work with: options without effect, files that are missing, too few images.
 
-        Asked of every stage before the first one is computed, and by `meds plan`; inputs and output are not there.
+        Asked of every stage that is to be computed before the first of them is, and by `meds plan`; inputs and output
+        are not there.
 
         Raises:
             MedsError: one sentence about it.

@@ -11,7 +11,15 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from meds.core.contamination import ClassNoise, Contaminated, NoiseProtocol, NoiseReport, class_names, count_by_class
+from meds.core.contamination import (
+    ClassNoise,
+    Contaminated,
+    NoiseProtocol,
+    NoiseReport,
+    available_defects,
+    class_names,
+    count_by_class,
+)
 from meds.core.dataset import ANOMALOUS, Record
 from meds.core.errors import DataError
 from meds.core.hookspecs import hookimpl
@@ -149,7 +157,7 @@ def _counts(
     names: Sequence[str], records: Sequence[Record], train: Sequence[Record], drawn: Sequence[Record]
 ) -> dict[str, ClassNoise]:
     offered = count_by_class((r for r in records if r.split == "train"), anomalous=False)
-    available = count_by_class((r for r in records if r.split == "test"), anomalous=True)
+    available = available_defects(records)
     normals = count_by_class((*train, *drawn), anomalous=False)
     present = count_by_class(train, anomalous=True)
     injected = count_by_class(drawn, anomalous=True)

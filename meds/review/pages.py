@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import shlex
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ from markupsafe import Markup
 
 from meds.core.decisions import Decision
 from meds.core.errors import DataError
+from meds.core.run_again import named, run_again
 from meds.review.nearest import Missing, Neighbour, Patch
 from meds.review.pictures import ReviewPictures
 from meds.review.ranking import SHOWN, Filter, Item, after, before, chosen
@@ -126,14 +126,9 @@ class Pages:
 
 def next_command(review: Review) -> str:
     """The command that trains again with the decisions, in a run of its own beside the reviewed one."""
-    run, table = review.run.path, review.journal.path
-    # What is called "." or ".." has no name, and what lies beside it no path that its own could be made into.
-    run = run if run.name not in ("", "..") else run.resolve()
+    run, table = named(review.run.path), review.journal.path
     name = _next_name(review.run.spec.name, run, table)
-    command = ["meds", "run", str(run / "spec.yaml"), "--set", f"name={name}", "--decisions", str(table)]
-    if run.parent != Path("runs"):
-        command += ["--runs-dir", str(run.parent)]
-    return shlex.join(command)
+    return run_again(run, ["--set", f"name={name}", "--decisions", str(table)])
 
 
 def _next_name(name: str, run: Path, table: Path) -> str:

@@ -80,8 +80,8 @@ class HoldoutOptions(TrainingOptions):
         ge=0,
         lt=1,
         description="Share of each class's training images that are scored, and selected where a stage selects, but "
-        "never trained on; the decision threshold comes from them. 0: train on all, and know nothing of the "
-        "false-alarm rate.",
+        "never trained on; the decision threshold comes from them. A class of fewer than 30 images holds none out. 0: "
+        "train on all, and know nothing of the false-alarm rate.",
     )
 
 
@@ -144,7 +144,9 @@ class SelectFinetuneOptions(HoldoutOptions):
         default=1.0, gt=0, le=100, description="Percent of patches whose mean is an image's score in the selection."
     )
     rounding: Literal["ceil", "floor"] = Field(default="ceil", description="Rounding of that number of patches.")
-    minimum_selected: int = Field(default=2, ge=1, description="Fewest images of a class that may be selected.")
+    minimum_selected: int = Field(
+        default=2, ge=1, description="Fewest images of a class that may be selected and trained on."
+    )
 
 
 class EvaluateOptions(Options):
@@ -184,7 +186,7 @@ class EvaluateOptions(Options):
     ranking: RankedBy = Field(
         default="both",
         description="What training images are ranked by: the scores of the student as in the paper, of the memory, or "
-        "the geometric mean of the two, which is the student's alone where no memory was made.",
+        "the geometric mean of the two. Where only one of them scores, it ranks alone, whatever stands here.",
     )
     batch_size: int = Field(default=16, ge=1, description="Images scored at a time.")
 

@@ -37,8 +37,8 @@ class SelectFinetune(Stage):
 
     Its info has `robust_maximum`: `percent` and `rounding` of the mean that is an image's score in the selection.
 
-    `selection.json` has a row for each epoch and class; `selection.safetensors` holds `selected`
-    uint8 [epochs, n] over all training images for each partition; `start.safetensors` holds `scores` float32 [n],
+    `selection.json` has a row for each epoch and class; `selection.safetensors` holds, under the name of
+    each student's file, uint8 [epochs, n] over all training images; `start.safetensors` holds `scores` float32 [n],
     by which the first epoch selects.
     """
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 from unittest import SkipTest
 
-from meds.core.contamination import Contaminated, NoiseProtocol
+from meds.core.contamination import Contaminated, NoiseProtocol, available_defects
 from meds.core.dataset import ANOMALOUS, NORMAL, Record
 from meds.testing.base import Kit, check, require
 
@@ -98,7 +98,7 @@ class NoiseProtocolKit(Kit):
         for name, noise in classes.items():
             before = [r for r in records if r.class_name == name]
             train = [r for r in found.train if r.class_name == name]
-            available = sum(r.split == "test" and r.label == ANOMALOUS for r in before)
+            available = available_defects(before)[name]
             defects, normals = sum(r.label == ANOMALOUS for r in train), sum(r.label != ANOMALOUS for r in train)
             dropped = sum(r.split == "train" and r.label != ANOMALOUS for r in before) - normals
             for what, reported, counted in (

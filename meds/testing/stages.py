@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
+from unittest import SkipTest
 
 import torch
 
@@ -177,6 +178,17 @@ class StageKit(Kit):
                 known = scorer.training_scores()
             if known is not None:
                 check_scores(f"{self.title}, asked for its training images,", known, len(context.data.train))
+
+    @check
+    def test_evaluate_measures_it(self) -> None:
+        """A run of it and of the stage `evaluate` ends with metrics, if its kind is one that `evaluate` scores with."""
+        kind = self.made().produces
+        if kind not in SCORED:
+            raise SkipTest(f"`evaluate` scores nothing with results of the kind '{kind}'")
+        with self._run() as run:
+            stages = [*self.stages_before(), self.block(), {"type": "evaluate"}]
+            metrics = run.variant("measured", stages=stages).run()
+            require(bool(metrics), f"{self.title} cannot be measured: the stage `evaluate` behind it gives no metrics.")
 
     @check
     def test_estimate(self) -> None:
