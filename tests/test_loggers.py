@@ -157,7 +157,7 @@ def test_an_error_before_the_first_stage_is_told_as_the_first_stage_s(
     monkeypatch.setattr("meds.core.runner.extract_features", stopped)
     assert project.run(spec=tiny_spec).code != 0
     (told,) = project.events("stage_failed")
-    assert (told["stage"], told["error"]) == ("memory", "KeyboardInterrupt: ")
+    assert (told["stage"], told["error"]) == ("memory", "It was stopped.")
 
 
 def test_costs_of_stages_that_are_not_computed_again_stay(project: Any, tiny_spec: dict[str, Any]) -> None:

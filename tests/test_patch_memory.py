@@ -9,19 +9,38 @@ from meds.patch_memory.memory import PatchMemory
 from meds.patch_memory.stand_ins import stand_ins
 
 
+@pytest.mark.parametrize("contents", [[0, 1, 2, 3, 4], [0, 1, 2, 0, 1]])
 @pytest.mark.parametrize("kept", [None, 2, 0])
-def test_stand_ins_are_the_nearest_patches_of_other_images(kept: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stand_ins_are_nearest_patches_of_other_images_or_what_covers_these(
+    kept: int | None, contents: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("meds.patch_memory.stand_ins._BLOCK_ELEMENTS", 100)
     points = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
-    positions = torch.tensor([3, 11, 12, 39])
+    positions = torch.tensor([3, 22, 11, 12, 39, 20, 28])
     weights = None
     if kept is not None:
         weights = torch.zeros(40)
-        weights[8 * kept : 8 * kept + 8] = 1
-    for pick, found in zip(positions.tolist(), stand_ins(points, positions, 8, weights).tolist(), strict=True):
-        allowed = [i for i in range(40) if i // 8 != pick // 8]
-        wanted = [i for i in allowed if weights is None or weights[i] > 0] or allowed
-        assert found == min(wanted, key=lambda i: float((points[i] - points[pick]).norm()))
+        weights[8 * kept : 8 * kept + 8] = torch.linspace(0.5, 1.5, 8)
+    factors = torch.ones(40) if weights is None else weights
+
+    def gap(one: int, other: int) -> float:
+        return float((points[one] - points[other]).norm())
+
+    def shown(place: int) -> int:
+        return contents[place // 8]
+
+    picks = positions.tolist()
+    radius = float(factors[picks[-1]]) * min(gap(picks[-1], pick) for pick in picks[:-1])
+    covered = 0
+    for pick, found in zip(picks, stand_ins(points, positions, torch.tensor(contents), weights).tolist(), strict=True):
+        allowed = [i for i in range(40) if shown(i) != shown(pick)]
+        welcome = [i for i in allowed if factors[i] > 0] or allowed
+        nearest = min(welcome, key=lambda i: gap(i, pick))
+        covering = min((i for i in picks if shown(i) != shown(pick)), key=lambda i: gap(i, nearest))
+        covers = float(factors[nearest]) * gap(covering, nearest) <= radius
+        covered += covers
+        assert found == (covering if covers else nearest)
+    assert kept is not None or 0 < covered < len(picks)
 
 
 def test_small_distances_are_not_lost_among_large_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

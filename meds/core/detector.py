@@ -27,6 +27,8 @@ class TrainingFeatures:
 
     Attributes:
         classes: class index of every image among the detector's classes, int64 [n] on the CPU.
+        contents: a number for what every image shows, int64 [n] on the CPU: equal for copies of one image, which must
+            not be asked about each other. Numbers count up in the order of the images.
         seed: the seed of everything that is random in the fit.
         device: where features are, and where the detector should compute.
         checkpoints: where a fit that takes long keeps its state; a killed fit starts again and finds it there.
@@ -35,6 +37,8 @@ class TrainingFeatures:
     def __init__(self, context: StageContext, samples: Sequence[Sample], name: str) -> None:
         self._context, self._samples, self._name = context, list(samples), name
         self.classes = context.class_tensor(samples).cpu()
+        numbers: dict[str, int] = {}
+        self.contents = torch.tensor([numbers.setdefault(s.digest, len(numbers)) for s in self._samples])
         self.seed = derive_seed(context.seed, "detector", name)
         self.device = context.runtime.device
         self.checkpoints = Checkpoints(context.work, f"{context.name}-{name}")

@@ -28,18 +28,23 @@ def patch_distance(target: Tensor, output: Tensor, distance: Distance = "cosine"
 def from_cosine(cosine: Tensor, distance: Distance) -> Tensor:
     """The distance that belongs to a cosine similarity, never negative."""
     gap = (1.0 - cosine).clamp_min(0.0)
-    if distance == "cosine":
-        return gap
+    return gap if distance == "cosine" else _euclidean(gap)
+
+
+def _euclidean(gap: Tensor) -> Tensor:
+    """1 - cos -> the distance of unit vectors."""
     # The slope of the root is infinite at 0; the small constant keeps gradients finite.
     return (2.0 * gap + 1e-12).sqrt()
 
 
 def score_map(targets: Sequence[Tensor], outputs: Sequence[Tensor], distance: Distance = "cosine") -> Tensor:
-    """s_theta (eq. 3): the mean over groups of the patch distance on the finest grid, [B, H, W] float32.
+    """s_theta (eq. 3): the patch distance of all groups together on the finest grid, [B, H, W] float32.
 
-    Coarser groups are upsampled bilinearly.
+    It is the distance that belongs to the mean of the groups' cosines, as in the memory: for "cosine" the mean of their
+    distances. Coarser groups are upsampled bilinearly.
     """
-    return mean_over_groups([patch_distance(t, o, distance) for t, o in zip(targets, outputs, strict=True)])
+    gap = mean_over_groups([patch_distance(t, o) for t, o in zip(targets, outputs, strict=True)])
+    return gap if distance == "cosine" else _euclidean(gap)
 
 
 def mean_over_groups(maps: Sequence[Tensor]) -> Tensor:
@@ -102,7 +107,8 @@ def image_scores(maps: Tensor, evaluation: EvaluationDefaults) -> Tensor:
     flat = maps.reshape(maps.shape[0], -1)
     if evaluation.image_score == "max":
         return flat.amax(dim=1)
-    count = max(1, int(flat.shape[1] * evaluation.top_fraction))
+    # A product that should be whole may fall just below it: 0.29 * 100 is 28.999999999999996.
+    count = max(1, int(flat.shape[1] * evaluation.top_fraction + 1e-9))
     return flat.topk(count, dim=1).values.mean(dim=1)
 
 

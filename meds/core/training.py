@@ -39,7 +39,8 @@ def train(
     else moves (weights, optimiser, random generator, the epoch's order) is in the checkpoint.
     """
     steps = _Steps(context, student, objective, length, title)
-    torch.manual_seed(derive_seed(context.seed, "training"))
+    # Of its own for every stage and student: two trainings must not drop out the same units.
+    torch.manual_seed(derive_seed(context.seed, "training", checkpoints.name))
     saved = checkpoints.load()
     place = Place() if saved is None else restore_training(student, steps.optimiser, plan, saved)
     batches = batches_of(place.order, length)

@@ -46,8 +46,8 @@ class PatchMemoryDetector(Detector):
 
     All classes of the fit share one memory. Subclasses may weigh patches in `weigh` and score otherwise in `answer`.
 
-    While a training image is scored, each of its own patches in the memory gives way to the patch of another image
-    that is nearest to it, see `stand_ins`.
+    While a training image is scored, each patch in the memory of its own, or of a copy of it, gives way to a patch of
+    another image, see `stand_ins`.
 
     Attributes:
         name: the detector's name in a spec, for the sentences of errors; a subclass sets it.
@@ -74,13 +74,15 @@ class PatchMemoryDetector(Detector):
         Raises:
             DataError: there is only one training image, which could be compared with nothing.
         """
-        if len(training) < 2:
-            raise DataError(f"The detector '{self.name}' needs at least two training images, and there is one.")
+        if len(set(training.contents.tolist())) < 2:
+            raise DataError(
+                f"The detector '{self.name}' needs at least two different training images, and there is one."
+            )
         patches = TrainingPatches(training, self._embedding, self._grid[0] * self._grid[1])
         choice = self._chosen(training, patches)
         weights, others = (None, None) if choice.weights is None else choice.weights
         self.memory = PatchMemory(patches.gather(choice.positions), weights)
-        self._known = self._score_training(patches, choice, others)
+        self._known = self._score_training(patches, training.contents, choice, others)
 
     def weigh(
         self,
@@ -158,16 +160,19 @@ class PatchMemoryDetector(Detector):
                 weigh_start=weights.weigh_start,
                 progress=bar.advance,
             )
-        others = stand_ins(projected, positions, patches.per_image, weights.choice)
+        others = stand_ins(projected, positions, training.contents, weights.choice)
         both = None if weights.score is None else weights.score[torch.stack([positions, others])]
         return Choice(positions, others, both)
 
-    def _score_training(self, patches: TrainingPatches, choice: Choice, weights: Tensor | None) -> Scores:
+    def _score_training(
+        self, patches: TrainingPatches, contents: Tensor, choice: Choice, weights: Tensor | None
+    ) -> Scores:
         """Scores of all training images; `weights` are those of the stand-ins."""
-        vectors, owners = patches.gather(choice.stand_ins), patches.image_of(choice.positions)
+        shown = contents.to(choice.positions.device)
+        vectors, owned = patches.gather(choice.stand_ins), shown[patches.image_of(choice.positions)]
         answers = []
         for image, seen in patches.images():
-            own = (owners == image).nonzero()[:, 0]
+            own = (owned == shown[image]).nonzero()[:, 0]
             with self.memory.replaced(own, vectors[own], None if weights is None else weights[own]):
                 answers.append(self.answer(seen))
         return self._scores(answers)

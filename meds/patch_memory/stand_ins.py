@@ -8,33 +8,56 @@ from torch import Tensor
 _BLOCK_ELEMENTS = 2**24
 
 
-def stand_ins(vectors: Tensor, positions: Tensor, per_image: int, weights: Tensor | None = None) -> Tensor:
-    """For each of some patches the patch of another image that is nearest to it.
+def stand_ins(vectors: Tensor, positions: Tensor, contents: Tensor, weights: Tensor | None = None) -> Tensor:
+    """For each patch of the memory the patch of another image that stands in for it.
 
     A patch of the memory stands for all patches around it. Were an image's own ones only taken out, the memory would
     have holes where the other images' patches lie, and the image would look stranger than it would to a memory made
-    without it; with the nearest patches of other images in their place, it looks nearly the same.
+    without it. So the nearest patch of another image stands in, where a coreset without the image would have needed
+    one: if the rest of the memory covers it already, as near as the coreset covers all patches, then what covers it
+    does. Copies of an image count as the image itself.
 
     Args:
-        vectors: all patches of all images, float32 [n, D], image by image; at least two images.
-        positions: the patches to replace, int64 [M].
-        per_image: patches of an image.
+        vectors: all patches of all images, float32 [n, D], image by image; images of at least two contents.
+        positions: the memory's patches, int64 [M], in the order in which they were chosen.
+        contents: what each image shows, int64 [images]: equal for copies of one image.
         weights: [n]; a patch of weight 0 stands in only where no other is left.
 
     Returns:
         Positions int64 [M].
     """
     centred = vectors - vectors.mean(dim=0)
-    norms = centred.square().sum(dim=1)
+    shown = contents.to(vectors.device).repeat_interleave(len(vectors) // len(contents))
+    everything = torch.arange(len(vectors), device=vectors.device)
+    lowered = None if weights is None else weights > 0
+    nearest, _ = _nearest_of_others(centred, positions, everything, shown[positions], shown, lowered)
+    covering, distances = _nearest_of_others(centred, nearest, positions, shown[positions], shown[positions])
+    # The last pick lay as far from the others as any patch did: the radius of the coreset.
+    last = (centred[positions[:-1]] - centred[positions[-1]]).square().sum(dim=1)
+    radius = last.min() if len(last) else last.new_zeros(())
     if weights is not None:
-        farther_than_any = 4 * norms.max() + 1
-        norms = torch.where(weights > 0, norms, norms + farther_than_any)
-    found = torch.empty_like(positions)
-    step = max(1, _BLOCK_ELEMENTS // len(vectors))
-    for start in range(0, len(positions), step):
-        block = positions[start : start + step]
-        partial = torch.addmm(norms, centred[block], centred.T, alpha=-2)
-        by_image = partial.view(len(block), -1, per_image)
-        by_image[torch.arange(len(block), device=block.device), block // per_image] = torch.inf
-        found[start : start + step] = partial.argmin(dim=1)
-    return found
+        distances, radius = distances * weights[nearest].square(), radius * weights[positions[-1]].square()
+    return torch.where(distances > radius, nearest, positions[covering])
+
+
+def _nearest_of_others(
+    centred: Tensor, queries: Tensor, keys: Tensor, asking: Tensor, shown: Tensor, welcome: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """For each query [Q] the row of the nearest key [K] that shows another content, and the squared distance to it.
+
+    `asking` [Q] and `shown` [K] are contents. A key that is not `welcome` is taken where no other is left. The distance
+    is infinite where there is none at all.
+    """
+    norms = centred[keys].square().sum(dim=1)
+    if welcome is not None:
+        norms = torch.where(welcome, norms, norms + 4 * norms.max() + 1)
+    rows, squared = torch.empty_like(queries), centred.new_empty(len(queries))
+    step = max(1, _BLOCK_ELEMENTS // len(keys))
+    for start in range(0, len(queries), step):
+        block = slice(start, start + step)
+        partial = torch.addmm(norms, centred[queries[block]], centred[keys].T, alpha=-2)
+        partial.masked_fill_(asking[block, None] == shown, torch.inf)
+        found = partial.min(dim=1)
+        rows[block] = found.indices
+        squared[block] = found.values + centred[queries[block]].square().sum(dim=1)
+    return rows, squared

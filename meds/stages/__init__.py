@@ -27,6 +27,7 @@ def meds_stages() -> Sequence[Plugin]:
             "meds.stages.distill:Distill",
             "Teach a random student the memory's score maps.",
             options.DISTILL_RECIPES,
+            version="2",
         ),
         Plugin(
             "select-finetune",
@@ -35,6 +36,7 @@ def meds_stages() -> Sequence[Plugin]:
             "Fine-tune the student on images that it selects itself.",
             options.SELECT_FINETUNE_RECIPES,
             selects=True,
+            version="2",
         ),
         Plugin(
             "fit",
@@ -42,6 +44,7 @@ def meds_stages() -> Sequence[Plugin]:
             "meds.stages.fit:Fit",
             "Train the student on all images but those held out: the baseline.",
             options.FIT_RECIPES,
+            version="2",
         ),
         Plugin(
             "evaluate",

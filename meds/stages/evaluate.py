@@ -41,11 +41,12 @@ class Evaluate(Stage):
     """Artifact kind "evaluation".
 
     `scores.safetensors`: `test` and `train` image scores float32 [n], `scorer` float32 [n] (the robust maximum of each
-    training image's patch scores, as the selection takes it), `ranking` float32 [n] (what training images are ranked
-    by), `peaks` and `middles` float32 [n] (the largest and the median value of the training images' smoothed maps),
-    `unseen` uint8 [n], 1 for those not trained on, and `normal` float64 [n] (how likely each training image is to be
-    normal, 0 to 1). `maps.safetensors`: `test` and `train` patch score maps float16 [n, H, W]. `metrics.json`: figures
-    by class, means, ranking figures, thresholds and how far they can be trusted (`class_thresholds`).
+    training image's patch scores by the student's own maps, with the selection's percent), `ranking` float32 [n] (what
+    training images are ranked by), `peaks` and `middles` float32 [n] (the largest and the median value of the training
+    images' smoothed maps), `unseen` uint8 [n], 1 for those not trained on, and `normal` float64 [n] (how likely each
+    training image is to be normal, 0 to 1). `maps.safetensors`: `test` and `train` patch score maps float16 [n, H, W].
+    `metrics.json`: figures by class, means, ranking figures, thresholds and how far they can be trusted
+    (`class_thresholds`).
     """
 
     produces = "evaluation"

@@ -69,7 +69,7 @@ class SelectFinetune(Stage):
     def run(self, context: StageContext) -> None:
         """Fine-tune one student for each partition of the classes."""
         source = context.input("distilled-student", "memory-scores")
-        # An evaluation scores training images the same way, so that before and after can be compared.
+        # An evaluation takes the same mean of its own score maps, so that before and after can be compared.
         robust = {"percent": self.options.robust_maximum, "rounding": self.options.rounding}
         context.output.info.update(distance=source.info["distance"], robust_maximum=robust)
         rows: list[dict[str, Any]] = []

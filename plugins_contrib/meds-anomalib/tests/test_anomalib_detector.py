@@ -78,6 +78,7 @@ class Bar:
 class Training:
     def __init__(self, images: Tensor, seed: int = 5) -> None:
         self.images, self.seed, self.device = images, seed, torch.device("cpu")
+        self.contents = torch.arange(len(images))
 
     def __len__(self) -> int:
         return len(self.images)

@@ -65,6 +65,7 @@ class Training:
 
     def __init__(self, size: int) -> None:
         self.images = torch.randint(0, 256, (6, 3, size, size), generator=torch.Generator().manual_seed(3)).float()
+        self.contents = torch.arange(len(self.images))
         self.seed, self.device, self.bars = 11, torch.device("cpu"), list[tuple[int, Bar]]()
 
     def __len__(self) -> int:

@@ -33,6 +33,7 @@ class Training:
         self.maps, self.seed = list(maps), seed
         self.device = torch.device("cpu")
         self.classes = torch.zeros(len(maps[0]), dtype=torch.int64)
+        self.contents = torch.arange(len(self.classes))
         self.checkpoints = Checkpoints(folder)
 
     def __len__(self) -> int:

@@ -37,6 +37,7 @@ class Training:
         self.maps, self.seed, self.pixels = list(maps), 7, pixels
         self.device = torch.device("cpu")
         self.classes = torch.tensor(classes or [0] * len(maps[0]))
+        self.contents = torch.arange(len(self.classes))
         self.checkpoints = Checkpoints(folder)
 
     def __len__(self) -> int:

@@ -124,12 +124,12 @@ def test_distances_to_the_memory_are_the_smallest_of_all(monkeypatch: pytest.Mon
     torch.testing.assert_close(memory.squared_distances(queries), every.amin(dim=1).float())
     for image in (0, 1, 2, 3):
         wanted = every[:, owners != image].amin(dim=1).float()
-        torch.testing.assert_close(memory.squared_distances(queries, without=image), wanted)
+        torch.testing.assert_close(memory.squared_distances(queries, without=[image]), wanted)
 
 
 def test_an_image_that_owns_the_whole_memory_finds_nothing() -> None:
     memory = PatchMemory(torch.ones(3, 2), torch.tensor([4, 4, 4]))
-    assert memory.squared_distances(torch.zeros(1, 2), without=4).tolist() == [float("inf")]
+    assert memory.squared_distances(torch.zeros(1, 2), without=[4]).tolist() == [float("inf")]
 
 
 def encoder(family: str, *layers: Layer) -> Any:

@@ -30,6 +30,7 @@ class Training:
     def __init__(self, maps: Tensor, folder: Path, classes: Sequence[int] | None = None) -> None:
         self.maps, self.seed, self.device = maps, 7, torch.device("cpu")
         self.classes = torch.tensor(classes or [0] * len(maps))
+        self.contents = torch.arange(len(self.classes))
         self.checkpoints = Checkpoints(folder)
 
     def __len__(self) -> int:

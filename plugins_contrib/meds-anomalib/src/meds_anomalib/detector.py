@@ -58,20 +58,21 @@ class AnomalibDetector(Detector):
     def fit(self, training: TrainingFeatures) -> None:
         """Fit on all training images, after one model for each fold where training images are scored by others."""
         everything = list(range(len(training)))
-        folds = min(self.options.fold_count(), len(training))
+        folds = min(self.options.fold_count(), len(training.contents.unique()))
         if folds > 1:
             self._known = self._scored_by_others(training, folds)
             torch.manual_seed(training.seed)
         self._model = self._fitted(training, everything, self.options.model)
 
     def _scored_by_others(self, training: TrainingFeatures, folds: int) -> dict[str, Tensor]:
-        order = torch.randperm(len(training)).tolist()
-        maps: list[Tensor] = [torch.empty(0)] * len(order)
-        scores = torch.zeros(len(order))
+        # By content: a model that was fitted on a copy has seen the image.
+        order = torch.randperm(len(training.contents.unique()))
+        maps: list[Tensor] = [torch.empty(0)] * len(training)
+        scores = torch.zeros(len(training))
         for fold in range(folds):
-            held_out = order[fold::folds]
+            out = torch.isin(training.contents, order[fold::folds])
+            held_out, kept = out.nonzero()[:, 0].tolist(), (~out).nonzero()[:, 0].tolist()
             torch.manual_seed(derive_seed(training.seed, "fold", fold))
-            kept = sorted(set(order) - set(held_out))
             model = self._fitted(training, kept, f"{self.options.model}, fold {fold + 1} of {folds}")
             for position in held_out:
                 found = self._shifted(model.scores(training.read([position])[0] / LEVELS))

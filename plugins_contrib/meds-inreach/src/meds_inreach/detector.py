@@ -72,7 +72,7 @@ class InReaCh(Detector):
         return Scores([torch.stack(rows)])
 
     def training_scores(self) -> Scores | None:
-        """Scores of the training images, each from the memory without its own patches."""
+        """Scores of the training images, each from the memory without its own patches and those of its copies."""
         return Scores([self._known])
 
     def state(self) -> dict[str, Tensor]:
@@ -107,7 +107,8 @@ class InReaCh(Detector):
         distances, norms = distances_to_mean(images, members)
         members = near_the_mean(members, distances, norms, options.max_channel_std, options.spread)
         kept: Tensor = torch.unique(long_enough(members, options.min_channel_length).patches)
-        if len(torch.unique(kept // self._per_image)) < 2:
+        # Copies of one image agree on everything, and are passed over when it is scored.
+        if len(torch.unique(images.contents[(kept // self._per_image).cpu()])) < 2:
             raise PluginError(
                 f"The detector 'inreach' found no patches that more than {options.min_channel_length} of "
                 f"{len(images)} training images of a class agree on: use more images, a coarser 'grid', a smaller "
@@ -136,7 +137,8 @@ class InReaCh(Detector):
             skipped = min(max(len(done) - len(order), 0), len(members))
             order += members.positions
             for number, patches in members.patches("scores without the image itself", skipped):
-                done.append(self._measured(self._memories[index].squared_distances(patches, without=number)))
+                own = (members.contents == members.contents[number]).nonzero()[:, 0].tolist()
+                done.append(self._measured(self._memories[index].squared_distances(patches, without=own)))
                 if training.checkpoints.due():
                     training.checkpoints.save(len(done), {**choice, "maps": torch.stack(done)})
         return torch.stack(done)[torch.tensor(order).argsort()]

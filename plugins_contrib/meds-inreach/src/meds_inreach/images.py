@@ -20,6 +20,7 @@ class ClassImages:
 
     Attributes:
         positions: the place of each among all training images.
+        contents: what each shows, int64: equal for copies of one image.
         places: whether a patch's vector ends with its place on the grid.
     """
 
@@ -32,6 +33,7 @@ class ClassImages:
             generator = torch.Generator().manual_seed(derive_seed(training.seed, "seed images", class_index))
             order = torch.randperm(len(self.positions), generator=generator).tolist()
             self.positions = [self.positions[i] for i in order]
+        self.contents = training.contents[self.positions]
         self.places = options.position == "always"
 
     def __len__(self) -> int:

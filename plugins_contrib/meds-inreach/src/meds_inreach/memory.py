@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -20,19 +22,20 @@ class PatchMemory:
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def squared_distances(self, patches: Tensor, without: int | None = None) -> Tensor:
+    def squared_distances(self, patches: Tensor, without: Sequence[int] = ()) -> Tensor:
         """Squared distance of each patch [P, C] to the nearest vector, [P].
 
-        `without` is an image whose own patches are passed over; infinity if there are no others.
+        `without` are images whose patches are passed over; infinity if there are no others.
         """
-        first, end = (0, 0) if without is None else self._rows_of(without)
+        passed_over = [self._rows_of(image) for image in without]
         best = torch.full((len(patches),), torch.inf, device=patches.device)
         found = torch.zeros(len(patches), dtype=torch.int64, device=patches.device)
         queries = patches - self._centre
         for start in range(0, len(self), _BLOCK):
             stop = min(start + _BLOCK, len(self))
             partial = torch.addmm(self._norms[start:stop], queries, self._centred[start:stop].T, alpha=-2)
-            partial[:, max(first - start, 0) : max(end - start, 0)] = torch.inf
+            for first, end in passed_over:
+                partial[:, max(first - start, 0) : max(end - start, 0)] = torch.inf
             nearest = partial.min(dim=1)
             better = nearest.values < best
             best = torch.where(better, nearest.values, best)
