@@ -263,8 +263,8 @@ def test_a_limit_that_is_no_number_or_too_small(
 
 def test_a_failure_prints_the_command_that_continues(project: Any, tiny_spec: dict[str, Any]) -> None:
     spec = of_folder(tiny_spec, images(project.root / "two", 2))
-    done = project.run("--set", "seed=3", "--until", "evaluate", spec=spec)
-    expected = f"meds run {project.spec} --set seed=3 --runs-dir {project.runs} --until evaluate"
+    done = project.run("--set", "seed=3", "--from", "memory", "--until", "evaluate", "--force", spec=spec)
+    expected = f"meds run {project.spec} --set seed=3 --runs-dir {project.runs} --from memory --until evaluate --force"
     assert done.err.splitlines()[-1] == f"What was finished is kept. When this is mended: {expected}"
     assert done.err.startswith("meds: ")
 

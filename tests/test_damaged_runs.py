@@ -77,7 +77,7 @@ def test_a_run_whose_process_is_gone_is_called_stopped(finished: Any, meds: Call
     path.write_text(path.read_text().replace('"status": "done",\n  "name"', '"status": "running",\n  "name"'))
     done = meds("status", finished.runs / "tiny")
     assert "tiny: stopped" in done.said
-    assert f"continue with `meds run {finished.file('spec.yaml')}`" in done.said
+    assert f"continue with `meds run {finished.file('spec.yaml')} --runs-dir {finished.runs}`" in done.said
 
 
 @pytest.mark.parametrize("command", ["report", "rank"])

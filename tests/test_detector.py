@@ -166,3 +166,11 @@ def test_a_detector_may_look_at_the_images(tiny_spec: dict[str, Any], plugged: R
         whole = Image.fromarray(pipeline.dataset.read_image(sample.record))
         small = whole.resize((80, 80), Image.Resampling.BILINEAR).crop((8, 8, 72, 72))
         assert np.array_equal(pixels.numpy(), np.asarray(small))
+
+
+def test_copies_of_an_image_have_one_content(tiny_spec: dict[str, Any], plugged: Registry, tmp_path: Path) -> None:
+    pipeline = Pipeline(resolve_spec(SpecSource("spec", {**tiny_spec, "stages": [{"type": "fit"}]}), plugged), plugged)
+    context = stage_context(pipeline, "fit", work=tmp_path)
+    train = pipeline.data.train
+    seen = TrainingFeatures(context, [train[3], train[0], train[3], train[5], train[0]], "all")
+    assert seen.contents.tolist() == [0, 1, 0, 2, 1]

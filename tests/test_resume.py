@@ -242,6 +242,9 @@ def test_a_damaged_checkpoint_is_passed_over(
         with pytest.raises(KeyboardInterrupt):
             copied.again(reporter)
         assert reporter.begun[title] == begun
+        state = json.loads((copied.run / "run.json").read_text())
+        rows = {row["name"]: row["status"] for row in state["stages"]}
+        assert (state["status"], rows[stage], state["error"]) == ("stopped", "stopped", "It was stopped.")
         if step == 6:
             (older,) = work.glob("*.safetensors")
             kept = older.read_bytes()

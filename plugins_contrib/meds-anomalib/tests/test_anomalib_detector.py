@@ -114,6 +114,18 @@ def test_images_reach_the_model_from_0_to_1_and_scores_come_back(stand_in: type[
     assert found.training_scores() is None
 
 
+def test_copies_of_an_image_are_in_one_fold(stand_in: type[StandIn]) -> None:
+    training: Any = Training(random_images(4)[[0, 1, 2, 3, 3, 3]])
+    training.contents = torch.tensor([0, 1, 2, 3, 3, 3])
+    found = new_detector(folds=4)
+    found.fit(training)
+    known = found.training_scores()
+    assert known is not None
+    assert known.images is not None
+    assert bool((known.images > 0).all())
+    assert known.images[3] == known.images[4] == known.images[5]
+
+
 def test_a_state_of_unknown_size_comes_back(stand_in: type[StandIn]) -> None:
     images = random_images(6)
     first, second = new_detector(folds=2), new_detector(folds=2)

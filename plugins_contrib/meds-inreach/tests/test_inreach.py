@@ -67,6 +67,18 @@ def test_training_images_do_not_find_their_own_patches(tmp_path: Path) -> None:
     assert (known.maps[0] > 0).all()
 
 
+def test_copies_of_an_image_are_passed_over_with_it(tmp_path: Path) -> None:
+    maps = [values[[0, 1, 2, 3, 4, 5, 6, 7, 7]] for values in maps_of(8)]
+    training: Any = Training(maps, tmp_path)
+    training.contents = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 7])
+    detector = InReaCh(InReaChOptions(**{**SMALL, "seed_images": "first"}), LAYERS, ["a"])
+    detector.fit(training)
+    known = detector.training_scores()
+    assert known is not None
+    torch.testing.assert_close(known.maps[0][7], known.maps[0][8])
+    assert (known.maps[0] > 0).all()
+
+
 def test_seeds_are_drawn_from_all_images_and_scores_stay_in_the_images_order(tmp_path: Path) -> None:
     maps = maps_of(9)
     maps[0][4] += 3  # an image unlike the others

@@ -125,6 +125,8 @@ def test_distances_to_the_memory_are_the_smallest_of_all(monkeypatch: pytest.Mon
     for image in (0, 1, 2, 3):
         wanted = every[:, owners != image].amin(dim=1).float()
         torch.testing.assert_close(memory.squared_distances(queries, without=[image]), wanted)
+    wanted = every[:, owners == 2].amin(dim=1).float()
+    torch.testing.assert_close(memory.squared_distances(queries, without=[0, 3]), wanted)
 
 
 def test_an_image_that_owns_the_whole_memory_finds_nothing() -> None:

@@ -136,7 +136,7 @@ def test_stand_ins_come_nearer_to_a_memory_without_the_image_than_leaving_its_pa
             left_out[image] = torch.cdist(vectors[image], memory).square().amin(dim=1).max()
         deviations.append([float(((scores - wanted) / wanted).mean()) for scores in (found, left_out)])
     with_stand_ins, without = torch.tensor(deviations).mean(dim=0).tolist()
-    assert abs(with_stand_ins) < 0.6 * without
+    assert abs(with_stand_ins) < 0.8 * without
 
 
 def test_an_image_unlike_the_others_is_found_although_the_memory_holds_it(tmp_path: Path) -> None:
