@@ -28,23 +28,18 @@ def patch_distance(target: Tensor, output: Tensor, distance: Distance = "cosine"
 def from_cosine(cosine: Tensor, distance: Distance) -> Tensor:
     """The distance that belongs to a cosine similarity, never negative."""
     gap = (1.0 - cosine).clamp_min(0.0)
-    return gap if distance == "cosine" else _euclidean(gap)
-
-
-def _euclidean(gap: Tensor) -> Tensor:
-    """1 - cos -> the distance of unit vectors."""
+    if distance == "cosine":
+        return gap
     # The slope of the root is infinite at 0; the small constant keeps gradients finite.
     return (2.0 * gap + 1e-12).sqrt()
 
 
 def score_map(targets: Sequence[Tensor], outputs: Sequence[Tensor], distance: Distance = "cosine") -> Tensor:
-    """s_theta (eq. 3): the patch distance of all groups together on the finest grid, [B, H, W] float32.
+    """s_theta (eq. 3): the mean over groups of the patch distance on the finest grid, [B, H, W] float32.
 
-    It is the distance that belongs to the mean of the groups' cosines, as in the memory: for "cosine" the mean of their
-    distances. Coarser groups are upsampled bilinearly.
+    Coarser groups are upsampled bilinearly.
     """
-    gap = mean_over_groups([patch_distance(t, o) for t, o in zip(targets, outputs, strict=True)])
-    return gap if distance == "cosine" else _euclidean(gap)
+    return mean_over_groups([patch_distance(t, o, distance) for t, o in zip(targets, outputs, strict=True)])
 
 
 def mean_over_groups(maps: Sequence[Tensor]) -> Tensor:
