@@ -234,3 +234,5 @@ def test_a_defect_that_is_a_training_image_already_is_not_injected(overlap: bool
     assert set(counts.values()) == {1}
     noise = result.report.classes["one"]
     assert (noise.already_present, noise.anomalies_available, noise.requested, noise.injected) == (6, 4, 10, 4)
+    as_it_is = without_noise([*records, *present]).report.classes["one"]
+    assert (as_it_is.already_present, as_it_is.anomalies_available) == (6, 4)

@@ -43,6 +43,13 @@ def test_stand_ins_are_nearest_patches_of_other_images_or_what_covers_these(
     assert kept is not None or 0 < covered < len(picks)
 
 
+def test_a_memory_of_one_image_never_stands_in_for_it() -> None:
+    points = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
+    for weights in (None, torch.cat([torch.ones(8), torch.zeros(8)])):
+        found = stand_ins(points, torch.tensor([0, 3, 5]), torch.tensor([0, 1]), weights)
+        assert bool((found >= 8).all())
+
+
 def test_small_distances_are_not_lost_among_large_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("meds.patch_memory.memory._BLOCK_ELEMENTS", 2000)
     generator = torch.Generator().manual_seed(0)

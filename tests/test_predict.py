@@ -15,6 +15,8 @@ import pytest
 from conftest import Finished
 from PIL import Image
 
+from meds.core.dataset import Dataset
+from meds.core.errors import DataError
 from meds.core.finished_run import FinishedRun
 from meds.core.predict import Prediction, Predictor
 from meds.plugins.datasets.synthetic import SyntheticDataset
@@ -100,6 +102,25 @@ def test_an_unreadable_file_is_named_at_the_end_and_the_others_are_done(
     assert "Traceback" not in done.err
     assert len(rows(out)) == 8
     assert not (out / "heatmaps").exists()
+
+
+def test_a_file_that_the_data_set_refuses_is_named_at_the_end(
+    finished: Any, pictures: Path, meds: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Dataset.read_file
+
+    def refusing(self: Any, path: Path) -> Any:
+        if path.name == "refused.png":
+            raise DataError(f"{path}: it has no second channel.")
+        return read(self, path)
+
+    monkeypatch.setattr(Dataset, "read_file", refusing)
+    shutil.copy(next((pictures / "weave").glob("*.png")), pictures / "weave" / "refused.png")
+    out = finished.root / "out"
+    done = meds("predict", finished.runs / "tiny", pictures / "weave", "--output", out, "--no-heatmaps")
+    assert done.code == 2
+    assert "refused.png: it has no second channel.\n" in done.err
+    assert len(rows(out)) == 8
 
 
 def test_globs_json_lines_and_images_of_the_same_name(

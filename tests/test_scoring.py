@@ -123,6 +123,9 @@ def test_image_score_is_the_maximum_or_the_mean_of_the_largest() -> None:
     top = EvaluationDefaults(image_score="top", top_fraction=0.035)
     assert scoring.image_scores(maps, top).tolist() == [98, 198]
     assert scoring.image_scores(maps, EvaluationDefaults(image_score="top", top_fraction=0.001)).tolist() == [99, 199]
+    # 0.29 * 100 is 28.999999999999996 in floating point.
+    top = EvaluationDefaults(image_score="top", top_fraction=0.29)
+    assert scoring.image_scores(maps, top).tolist() == [85, 185]
 
 
 @pytest.mark.parametrize(("rounding", "count"), [("ceil", 8), ("floor", 7)])

@@ -74,7 +74,12 @@ def _run(wanted: Sequence[Case], runs_dir: Path, quiet: bool) -> list[Row]:
     # A mistake in the last case is told before the first one runs.
     for case in wanted:
         spec_of(case, registry())
-    for case in _one_of_each_kind(wanted):
+    kinds = _one_of_each_kind(wanted)
+    if not quiet and len(wanted) > 1:
+        console.print(
+            f"Checking {len(kinds)} kinds of runs before the first." if len(kinds) > 1 else "Checking the runs."
+        )
+    for case in kinds:
         check_case(case, registry(), runs_dir, reporter, known)
     for number, case in enumerate(wanted, start=1):
         if not quiet:
@@ -87,7 +92,7 @@ def _run(wanted: Sequence[Case], runs_dir: Path, quiet: bool) -> list[Row]:
 
 
 def _one_of_each_kind(wanted: Sequence[Case]) -> list[Case]:
-    """One case of those that differ in nothing but the seed, on which no size depends."""
+    """One case of those that differ in the seed alone, which sizes hardly depend on."""
     firsts = {(str(case.source.data["name"]), case.method, case.ratio): case for case in reversed(wanted)}
     return list(reversed(firsts.values()))
 

@@ -42,7 +42,7 @@ def show_status(run: Path, as_json: bool) -> None:
         table.add_row(row["name"], row["status"], *shown)
     console.print(table)
     if state["status"] == "stopped":
-        console.print(f"Nothing runs it any more; continue with `{run_again(run)}`.", soft_wrap=True)
+        console.print(f"Nothing runs it any more; continue with `{run_again(run, state['name'])}`.", soft_wrap=True)
     elif state.get("error"):
         console.print(f"error: {state['error']}", soft_wrap=True)
     metrics = run / "metrics.json"

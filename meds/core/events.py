@@ -50,7 +50,7 @@ class RunLogger(ABC):  # noqa: B024 - every hook is optional
         """A stage has been computed; `facts` holds its cost."""
 
     def stage_failed(self, run: Path, stage: str, facts: dict[str, Any]) -> None:  # noqa: B027
-        """A stage, or what had to be done before it, has raised an error or was stopped; `facts` has the `error`."""
+        """A stage, or what had to be done before it, has raised an error or was `stopped`; `facts` has both."""
 
     def run_finished(self, run: Path, facts: dict[str, Any]) -> None:  # noqa: B027
         """All stages are done; `facts` has the `metrics` (as in metrics.json), None where nothing was evaluated."""

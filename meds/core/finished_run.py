@@ -158,7 +158,9 @@ class FinishedRun:
         except ArtifactError as error:
             home = self.state["home"]
             where = "" if Path(home).is_dir() else f" (it was made with MEDS_HOME={home}, which is gone)"
-            raise UserError(f"{error} Run the spec again{where}: `{run_again(self.path)}`.") from None
+            raise UserError(
+                f"{error} Run the spec again{where}: `{run_again(self.path, self.state['name'])}`."
+            ) from None
 
     @cached_property
     def evaluation(self) -> Artifact:
@@ -178,7 +180,7 @@ class FinishedRun:
         if class_name not in rows:
             raise UserError(
                 f"{self.path / 'metrics.json'} has no calibration of the class '{class_name}', as of an earlier "
-                f"version of meds; run its spec again: `{run_again(self.path)}`."
+                f"version of meds; run its spec again: `{run_again(self.path, self.state['name'])}`."
             )
         return rows[class_name]
 

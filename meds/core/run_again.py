@@ -12,8 +12,13 @@ def named(run: Path) -> Path:
     return run if run.name not in ("", "..") else run.resolve()
 
 
-def run_again(run: Path, options: Sequence[str] = ()) -> str:
-    """The command as it is typed into a shell; `options` are words of more options."""
+def run_again(run: Path, name: str, options: Sequence[str] = ()) -> str:
+    """The command as it is typed into a shell.
+
+    `name` is that of the run's spec, by which its directory was called; `options` are words of more options.
+    """
     run = named(run)
+    if run.name != name and not options:
+        options = ["--set", f"name={run.name}"]
     folder = [] if run.parent == Path("runs") else ["--runs-dir", str(run.parent)]
     return shlex.join(["meds", "run", str(run / "spec.yaml"), *options, *folder])

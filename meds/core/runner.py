@@ -262,11 +262,17 @@ class Runner:
             self.reporter.say(f"{count} unreadable {verb} left out (see unreadable.txt).")
 
     def _failed(self, error: BaseException) -> None:
-        # Ctrl-C and SIGTERM arrive as this; that somebody stops a run is no fault of it.
-        stopped = isinstance(error, KeyboardInterrupt)
+        stopped = _is_a_stop(error)
         text = "It was stopped." if stopped else f"{type(error).__name__}: {error}"
         for name in self.state.end("stopped" if stopped else "failed", text):
-            self.events.emit("stage_failed", stage=name, error=text)
+            self.events.emit("stage_failed", stage=name, error=text, stopped=stopped)
+
+
+def _is_a_stop(error: BaseException | None) -> bool:
+    """Whether somebody has stopped the run: Ctrl-C and SIGTERM, of which a library may make an error of its own."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _logger(block: Block) -> RunLogger:

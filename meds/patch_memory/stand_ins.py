@@ -28,36 +28,37 @@ def stand_ins(vectors: Tensor, positions: Tensor, contents: Tensor, weights: Ten
     """
     centred = vectors - vectors.mean(dim=0)
     shown = contents.to(vectors.device).repeat_interleave(len(vectors) // len(contents))
-    everything = torch.arange(len(vectors), device=vectors.device)
-    lowered = None if weights is None else weights > 0
-    nearest, _ = _nearest_of_others(centred, positions, everything, shown[positions], shown, lowered)
-    covering, distances = _nearest_of_others(centred, nearest, positions, shown[positions], shown[positions])
+    picks, own = centred[positions], shown[positions]
+    nearest, _ = _nearest_of_others(picks, own, centred, shown, None if weights is None else weights > 0)
+    covering, distances = _nearest_of_others(centred[nearest], own, picks, own)
     # The last pick lay as far from the others as any patch did: the radius of the coreset.
-    last = (centred[positions[:-1]] - centred[positions[-1]]).square().sum(dim=1)
+    last = (picks[:-1] - picks[-1]).square().sum(dim=1)
     radius = last.min() if len(last) else last.new_zeros(())
+    uncovered = distances.isinf()
     if weights is not None:
         distances, radius = distances * weights[nearest].square(), radius * weights[positions[-1]].square()
-    return torch.where(distances > radius, nearest, positions[covering])
+    return torch.where(uncovered | (distances > radius), nearest, positions[covering])
 
 
 def _nearest_of_others(
-    centred: Tensor, queries: Tensor, keys: Tensor, asking: Tensor, shown: Tensor, welcome: Tensor | None = None
+    queries: Tensor, asking: Tensor, keys: Tensor, shown: Tensor, welcome: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """For each query [Q] the row of the nearest key [K] that shows another content, and the squared distance to it.
+    """For each query [Q, D] the row of the nearest key [K, D] that shows another content, and the squared distance.
 
     `asking` [Q] and `shown` [K] are contents. A key that is not `welcome` is taken where no other is left. The distance
     is infinite where there is none at all.
     """
-    norms = centred[keys].square().sum(dim=1)
+    norms = keys.square().sum(dim=1)
     if welcome is not None:
         norms = torch.where(welcome, norms, norms + 4 * norms.max() + 1)
-    rows, squared = torch.empty_like(queries), centred.new_empty(len(queries))
+    rows = torch.empty(len(queries), dtype=torch.int64, device=queries.device)
+    squared = queries.new_empty(len(queries))
     step = max(1, _BLOCK_ELEMENTS // len(keys))
     for start in range(0, len(queries), step):
         block = slice(start, start + step)
-        partial = torch.addmm(norms, centred[queries[block]], centred[keys].T, alpha=-2)
+        partial = torch.addmm(norms, queries[block], keys.T, alpha=-2)
         partial.masked_fill_(asking[block, None] == shown, torch.inf)
         found = partial.min(dim=1)
         rows[block] = found.indices
-        squared[block] = found.values + centred[queries[block]].square().sum(dim=1)
+        squared[block] = found.values + queries[block].square().sum(dim=1)
     return rows, squared

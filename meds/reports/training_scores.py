@@ -29,7 +29,8 @@ def training_scores(run: FinishedRun) -> list[StoredScores]:
     """The scores that are stored: the memory's, the distilled student's where the selection kept them, the last ones.
 
     An image's score is the mean of its highest patch scores, of as many as the selection takes (`percent_of_patches`).
-    The last ones are of the student's own maps, which for HVQ and some plugins are another measure than the first ones.
+    The last ones are of the student's own maps, which for HVQ are another measure than the first ones, and so they are
+    for every student of several groups with `distance: euclidean`.
 
     Raises:
         UserError: an artifact is gone from the store.

@@ -186,7 +186,8 @@ class EvaluateOptions(Options):
     ranking: RankedBy = Field(
         default="both",
         description="What training images are ranked by: the scores of the student as in the paper, of the memory, or "
-        "the geometric mean of the two. Where only one of them scores, it ranks alone, whatever stands here.",
+        "the geometric mean of the two. Where the memory scores the images it ranks alone; `both` is the "
+        "student where no memory was made.",
     )
     batch_size: int = Field(default=16, ge=1, description="Images scored at a time.")
 

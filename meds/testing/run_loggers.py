@@ -41,7 +41,7 @@ EVENTS: dict[str, dict[str, Any]] = {
     },
     "artifact_saved": {"fingerprint": "0" * 64, "path": "store/00/0"},
     "after_stage": {"cost": COST},
-    "stage_failed": {"error": "MedsError: the loss is no longer a finite number at iteration 3"},
+    "stage_failed": {"error": "MedsError: the loss is no longer a finite number at iteration 3", "stopped": False},
 }
 """Every event of a stage that a logger is told of, with the facts that meds gives."""
 RUN_EVENTS: dict[str, dict[str, Any]] = {

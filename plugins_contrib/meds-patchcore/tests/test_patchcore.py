@@ -120,7 +120,7 @@ def test_copies_of_one_image_alone_are_refused(tmp_path: Path) -> None:
 
 def test_stand_ins_come_nearer_to_a_memory_without_the_image_than_leaving_its_patches_out_does(tmp_path: Path) -> None:
     count, deviations = 12, []
-    for draw in range(3):
+    for draw in range(10):
         train, folder = images(count, seed=draw), tmp_path / str(draw)
         detector = fitted(Training(train, folder / "all"), coreset_ratio=0.15)
         found = detector.training_scores().maps[0].flatten(1).amax(dim=1)
@@ -134,9 +134,9 @@ def test_stand_ins_come_nearer_to_a_memory_without_the_image_than_leaving_its_pa
             wanted[image] = refitted.score([m[[image]] for m in train], CLASSES[:1]).maps[0].max()
             memory = vectors.flatten(0, 1)[picks][owners != image]
             left_out[image] = torch.cdist(vectors[image], memory).square().amin(dim=1).max()
-        deviations.append([float(((scores - wanted) / wanted).mean()) for scores in (found, left_out)])
+        deviations.append([float(((scores - wanted).abs() / wanted).mean()) for scores in (found, left_out)])
     with_stand_ins, without = torch.tensor(deviations).mean(dim=0).tolist()
-    assert abs(with_stand_ins) < 0.8 * without
+    assert with_stand_ins < 0.95 * without
 
 
 def test_an_image_unlike_the_others_is_found_although_the_memory_holds_it(tmp_path: Path) -> None:

@@ -73,11 +73,11 @@ class Mlflow(RunLogger):
         self._log(f"cost/{stage}", {"seconds": cost["wall_s"], "peak_memory_mib": cost["peak_rss_mib"]}, 0)
 
     def stage_failed(self, run: Path, stage: str, facts: dict[str, Any]) -> None:  # noqa: ARG002
-        """Close the run as failed, with the error as a tag."""
+        """Close the run as failed, or as killed if somebody has stopped it, with the error as a tag."""
         if self._client is None:
             return
         self._client.set_tag(self._run_id, "meds.error", f"{stage}: {facts['error']}"[:LONGEST_VALUE])
-        self._client.set_terminated(self._run_id, "FAILED")
+        self._client.set_terminated(self._run_id, "KILLED" if facts.get("stopped") else "FAILED")
 
     def run_finished(self, run: Path, facts: dict[str, Any]) -> None:
         """Metrics, tables and, if wanted, the student; close the run."""
