@@ -134,9 +134,11 @@ def test_stand_ins_come_nearer_to_a_memory_without_the_image_than_leaving_its_pa
             wanted[image] = refitted.score([m[[image]] for m in train], CLASSES[:1]).maps[0].max()
             memory = vectors.flatten(0, 1)[picks][owners != image]
             left_out[image] = torch.cdist(vectors[image], memory).square().amin(dim=1).max()
-        deviations.append([float(((scores - wanted).abs() / wanted).mean()) for scores in (found, left_out)])
-    with_stand_ins, without = torch.tensor(deviations).mean(dim=0).tolist()
-    assert with_stand_ins < 0.95 * without
+        deviations.append(torch.stack([scores / wanted - 1 for scores in (found, left_out)]))
+    whole = torch.cat(deviations, dim=1)
+    assert whole[0].abs().mean() < whole[1].abs().mean()
+    # Too high rather than too low, so that a threshold from these scores is careful, but less so.
+    assert 0 < whole[0].mean() < 0.7 * whole[1].mean()
 
 
 def test_an_image_unlike_the_others_is_found_although_the_memory_holds_it(tmp_path: Path) -> None:
