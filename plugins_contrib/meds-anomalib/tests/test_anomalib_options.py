@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -70,7 +69,7 @@ def test_another_backbone_is_refused_before_any_image_is_read(tmp_path: Path) ->
         "reads images, and the backbone 'efficientnet-lite0' gives features: set `backbone: {type: pixels}`"
         in done.said
     )
-    assert "features" not in json.loads((tmp_path / "runs" / "tiny" / "run.json").read_text(encoding="utf-8"))
+    assert not (tmp_path / "runs" / "tiny" / "run.json").exists()
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
