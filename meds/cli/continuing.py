@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from meds.core.errors import DataError, PluginError, SelectionError
+from meds.core.run_again import folder_option
 
 
 def common_options(sets: Sequence[str], runs_dir: Path) -> list[str]:
     """The words of a command line for the options that every command which runs something has."""
     overrides = [word for override in sets for word in ("--set", override)]
-    return [*overrides, *(["--runs-dir", str(runs_dir)] if runs_dir != Path("runs") else [])]
+    return [*overrides, *folder_option(runs_dir)]
 
 
 @contextmanager

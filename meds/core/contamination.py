@@ -133,7 +133,7 @@ def without_noise(records: Sequence[Record]) -> Contaminated:
     train = tuple(record for record in records if record.split == "train")
     test = tuple(record for record in records if record.split == "test")
     normals, present = count_by_class(train, anomalous=False), count_by_class(train, anomalous=True)
-    available = available_defects(records)
+    available = count_by_class(available_defects(records), anomalous=True)
     report = NoiseReport(
         {name: ClassNoise(normals[name], available[name], present[name]) for name in class_names(records)}
     )
@@ -145,13 +145,14 @@ def class_names(records: Iterable[Record]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(record.class_name for record in records))
 
 
-def available_defects(records: Iterable[Record]) -> Counter[str]:
-    """For each class the number of known defects in the test split that are no training images already."""
-    known = list(records)
-    present = {(record.class_name, record.path) for record in known if record.split == "train"}
-    return count_by_class(
-        (r for r in known if r.split == "test" and (r.class_name, r.path) not in present), anomalous=True
-    )
+def available_defects(records: Sequence[Record]) -> list[Record]:
+    """The known defects of the test split that are no training images already, in their order."""
+    present = {(record.class_name, record.path) for record in records if record.split == "train"}
+    return [
+        record
+        for record in records
+        if record.split == "test" and record.label == ANOMALOUS and (record.class_name, record.path) not in present
+    ]
 
 
 def count_by_class(records: Iterable[Record], *, anomalous: bool) -> Counter[str]:

@@ -12,13 +12,18 @@ def named(run: Path) -> Path:
     return run if run.name not in ("", "..") else run.resolve()
 
 
-def run_again(run: Path, name: str, options: Sequence[str] = ()) -> str:
+def folder_option(runs: Path) -> list[str]:
+    """The words that name the folder of the run directories; none for the default."""
+    return [] if runs == Path("runs") else ["--runs-dir", str(runs)]
+
+
+def run_again(run: Path, spec_name: str, name: str | None = None, options: Sequence[str] = ()) -> str:
     """The command as it is typed into a shell.
 
-    `name` is that of the run's spec, by which its directory was called; `options` are words of more options.
+    `spec_name` is the name in the run's spec; `name` what the new run is to be called, which is the directory's name if
+    nothing else is said; `options` are words of more options.
     """
     run = named(run)
-    if run.name != name and not options:
-        options = ["--set", f"name={run.name}"]
-    folder = [] if run.parent == Path("runs") else ["--runs-dir", str(run.parent)]
-    return shlex.join(["meds", "run", str(run / "spec.yaml"), *options, *folder])
+    name = name or run.name
+    renamed = [] if name == spec_name else ["--set", f"name={name}"]
+    return shlex.join(["meds", "run", str(run / "spec.yaml"), *renamed, *options, *folder_option(run.parent)])

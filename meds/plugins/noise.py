@@ -15,6 +15,7 @@ from meds.core.contamination import (
     Contaminated,
     NoiseProtocol,
     NoiseReport,
+    available_defects,
     class_names,
     count_by_class,
 )
@@ -115,8 +116,7 @@ class InjectProtocol(NoiseProtocol):
         train = [record for _, record in own if record.split == "train"]
         normals = [i for i, record in own if record.split == "train" and record.label != ANOMALOUS]
         # A data set may hold known defects in both splits by itself; those cannot be injected once more.
-        present = {record.path for record in train}
-        defects = [r for _, r in own if r.split == "test" and r.label == ANOMALOUS and r.path not in present]
+        defects = available_defects([record for _, record in own])
         requested = round(self.options.per_normal * len(normals))
         generator = np.random.default_rng(derive_seed(self.options.seed, "noise", name))
         count, keep = self._resolve(name, requested, len(defects), len(normals))

@@ -157,7 +157,7 @@ def _counts(
     names: Sequence[str], records: Sequence[Record], train: Sequence[Record], drawn: Sequence[Record]
 ) -> dict[str, ClassNoise]:
     offered = count_by_class((r for r in records if r.split == "train"), anomalous=False)
-    available = available_defects(records)
+    available = count_by_class(available_defects(records), anomalous=True)
     normals = count_by_class((*train, *drawn), anomalous=False)
     present = count_by_class(train, anomalous=True)
     injected = count_by_class(drawn, anomalous=True)

@@ -128,7 +128,7 @@ def next_command(review: Review) -> str:
     """The command that trains again with the decisions, in a run of its own beside the reviewed one."""
     run, table = named(review.run.path), review.journal.path
     name = _next_name(review.run.spec.name, run, table)
-    return run_again(run, name, ["--set", f"name={name}", "--decisions", str(table)])
+    return run_again(run, review.run.spec.name, name, ["--decisions", str(table)])
 
 
 def _next_name(name: str, run: Path, table: Path) -> str:

@@ -98,7 +98,7 @@ class NoiseProtocolKit(Kit):
         for name, noise in classes.items():
             before = [r for r in records if r.class_name == name]
             train = [r for r in found.train if r.class_name == name]
-            available = available_defects(before)[name]
+            available = len(available_defects(before))
             defects, normals = sum(r.label == ANOMALOUS for r in train), sum(r.label != ANOMALOUS for r in train)
             dropped = sum(r.split == "train" and r.label != ANOMALOUS for r in before) - normals
             for what, reported, counted in (
