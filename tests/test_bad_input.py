@@ -215,7 +215,7 @@ def test_a_mistake_in_the_command(project: Any, tiny_spec: dict[str, Any], argum
 
 @pytest.mark.parametrize("command", ["status", "evaluate"])
 def test_a_run_that_is_not_there(project: Any, meds: Callable[..., Any], command: str) -> None:
-    refused(meds(command, project.root / "none"), f"{project.root / 'none'} is not a run directory")
+    refused(meds(command, project.root / "none"), f"{project.root / 'none'}: there is no such file or folder.")
     refused(meds(command, project.root), "it has no run.json")
     (project.root / "run.json").write_text("{")
     refused(meds(command, project.root), "run.json is damaged", "run the spec again")

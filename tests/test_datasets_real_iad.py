@@ -95,7 +95,7 @@ def test_reports_know_the_contamination_and_training_does_not(
         (Path(NOISE).name, "train", "BX")
     ]
     show_noise(data.noise)
-    assert "audiojack: 1 defects among 3 normal training images (33.3 % of the normals, 25.0 % of all)" in " ".join(
+    assert "audiojack: 1 defect among 3 normal training images (33.3 % of the normals, 25.0 % of all)" in " ".join(
         capsys.readouterr().out.split()
     )
     for item in content["train"]:
@@ -199,7 +199,7 @@ def test_a_run_ranks_and_counts_the_contamination_of_the_lists(
     write(root, {**content, "train": content["train"][2:3] + [entry(place, "OK") for place in fine]})
     dataset = {"type": "real-iad", "path": str(root)}
     done = project.run_well(spec={**tiny_spec, "dataset": dataset, "noise": None})
-    assert "audiojack: 1 defects among 7 normal training images" in done.said
+    assert "audiojack: 1 defect among 7 normal training images" in done.said
     ranking = project.rows("ranking.csv")
     assert [Path(row["path"]).name for row in ranking if row["injected"] == "1"] == [Path(NOISE).name]
     place = next(i for i, row in enumerate(ranking, start=1) if row["injected"] == "1")

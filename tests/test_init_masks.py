@@ -133,13 +133,19 @@ def test_visa_beside_another_folder(tmp_path: Path, visa: Path, meds: Callable[.
 
 
 def test_visa_with_its_split_table(tmp_path: Path, visa: Path, meds: Callable[..., Finished]) -> None:
-    rows = [f"candle,train,normal,candle/Data/Images/Normal/{i:02}.png," for i in range(5)]
+    splits = ["train", "train", "test", "train", "test"]
+    rows = [f"candle,{split},normal,candle/Data/Images/Normal/{i:02}.png," for i, split in enumerate(splits)]
     rows.append("candle,test,anomaly,candle/Data/Images/Anomaly/00.png,candle/Data/Masks/Anomaly/00.png")
     (visa / "split_csv").mkdir()
     (visa / "split_csv" / "1cls.csv").write_text("\n".join(["object,split,label,image,mask", *rows]))
-    spec, _ = written(meds, visa)
+    spec, said = written(meds, visa)
     assert spec["dataset"] == {"type": "visa", "path": str(visa)}
     assert len(records(tmp_path / "out.yaml")) == 6
+    assert "candle (3 training images)" in said
+    assert "3 training images of a class are few" in said
+    (visa / "split_csv" / "1cls.csv").write_text("object,split,label,image\n")
+    done = meds("init", visa, "--output", tmp_path / "other.yaml")
+    assert (done.code, "1cls.csv:1: the column 'mask' is missing" in done.said) == (2, True)
 
 
 def mask(*paths: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from meds.cli.results import show_noise
+from meds.core.contamination import ClassNoise, NoiseReport
 from meds.core.data import scan
 from meds.core.dataset import Record
 from meds.core.errors import DataError, SpecError
@@ -117,7 +118,7 @@ def test_the_report_of_a_run_says_what_is_in_both_splits(
     assert noise["total"]["in_both_splits"] == noise["classes"]["bottle"]["in_both_splits"] == int(overlap)
     show_noise(noise)
     said = " ".join(capsys.readouterr().out.split())
-    assert "bottle: 1 defects among 2 normal training images (50.0 % of the normals, 33.3 % of all)" in said
+    assert "bottle: 1 defect among 2 normal training images (50.0 % of the normals, 33.3 % of all)" in said
     assert ("Test images that are training images too: 1" in said) == overlap
     assert "Normal training images that are left out: 2" in said
     assert "Images of classes that are not used, in the noise list: 1 (cable)" in said
@@ -128,6 +129,23 @@ def test_a_list_without_normal_images_can_be_shown(capsys: pytest.CaptureFixture
     show_noise({"classes": {"bottle": row}, "total": {"in_both_splits": 0, "dropped_normals": 0}})
     said = " ".join(capsys.readouterr().out.split())
     assert said == "bottle: 3 defects among 0 normal training images (– % of the normals, 100.0 % of all)"
+
+
+@pytest.mark.parametrize(
+    ("protocol_name", "injected", "told"), [("list", (1, 0), True), ("list", (0, 0), True), (None, (0, 0), False)]
+)
+def test_classes_that_got_no_defect_are_named(
+    protocol_name: str | None, injected: tuple[int, int], told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = NoiseReport(
+        {name: ClassNoise(8, 4, injected=count) for name, count in zip(("bottle", "tile"), injected, strict=True)},
+        protocol=protocol_name,
+    ).as_dict()
+    report["total"]["in_both_splits"] = 0
+    show_noise(report)
+    names = "tile" if injected[0] else "bottle, tile"
+    said = " ".join(capsys.readouterr().out.split())
+    assert (f"No known defect among the training images of: {names}" in said) == told
 
 
 def test_files_that_are_no_list(tmp_path: Path) -> None:

@@ -271,6 +271,8 @@ def test_a_full_disk_is_said(finished: Any, pictures: Path, meds: Callable[..., 
 def test_a_folder_that_is_no_finished_run(project: Any, meds: Callable[..., Finished]) -> None:
     done = meds("predict", project.root, "x.png")
     assert (done.code, "is not a run directory" in done.said) == (2, True)
+    done = meds("predict", "line.onnx", "x.png")
+    assert (done.code, "line.onnx: there is no such file or folder." in done.said) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def test_other_images_are_told(finished: Any) -> None:
 def test_a_mistake_among_several_runs_is_one_sentence(finished: Any, meds: Callable[..., Finished]) -> None:
     done = meds("report", finished.runs / "tiny", finished.runs / "nothing")
     assert (done.code, len(done.err.splitlines())) == (2, 1)
-    assert "nothing is not a run directory" in done.said
+    assert "nothing: there is no such file or folder." in done.said
 
 
 def test_the_curve_shows_means_and_ends() -> None:

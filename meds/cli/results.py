@@ -58,13 +58,18 @@ def _show_ranking(ranking: Mapping[str, Mapping[str, float | None]]) -> None:
 
 def show_noise(noise: Mapping[str, Any]) -> None:
     """Print how many known defects are in the training images, and how many test images are."""
+    without = []
     for name, row in noise["classes"].items():
         defects = row["injected"] + row["already_present"]
         if defects:
             console.print(
-                f"{name}: {defects} defects among {row['normals']} normal training images "
+                f"{name}: {defects} defect{'s' * (defects != 1)} among {row['normals']} normal training images "
                 f"({percent(row['ratio_of_normal'])} % of the normals, {percent(row['ratio_of_total'])} % of all)"
             )
+        else:
+            without.append(name)
+    if without and (noise["protocol"] or len(without) < len(noise["classes"])):
+        console.print(f"No known defect among the training images of: {', '.join(without)}")
     decided = noise.get("decisions", {}).values()
     if decided:
         removed, sure = (sum(row[key] for row in decided) for key in ("defects_removed", "normals_confirmed"))

@@ -114,6 +114,8 @@ class RunDirectory:
 
     def read_state(self) -> dict[str, Any]:
         """run.json; UserError if this is not a run directory."""
+        if not self.path.exists():
+            raise UserError(f"{self.path}: there is no such file or folder.")
         if not (self.path / "run.json").is_file():
             raise UserError(f"{self.path} is not a run directory: it has no run.json.")
         return read_json(self.path / "run.json", STATE)

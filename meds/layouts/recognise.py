@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from meds.layouts.masked import masked
 from meds.layouts.mvtec import mvtec, trains
 from meds.layouts.real_iad import real_iad
 from meds.layouts.unlabelled import flat_training, training_alone, unlabelled
-from meds.plugins.datasets.visa import SPLIT_TABLE
+from meds.plugins.datasets.visa import SPLIT_TABLE, VisaDataset, VisaOptions
 
 _PLAIN = {"type", "path", "recursive", "exclude", "class_folders"}
 _SPLIT = re.compile(r"(train|test|val)(?:ing|idation|id)?(?:[\W\d_]|$)", re.IGNORECASE)
@@ -28,7 +29,7 @@ def recognise(folder: Path) -> Layout:
     """The layout of a folder.
 
     Raises:
-        DataError: there is no such folder, or no image in it.
+        DataError: there is no such folder, or no image in it, or VisA's split table cannot be read.
     """
     if not folder.is_dir():
         raise DataError(f"{printable(folder)}: there is no such folder.")
@@ -136,8 +137,7 @@ def _visa(tree: Tree, classes: Sequence[Path]) -> Layout:
     text = ", ".join(f"{f.name} ({len(listed)} normal images)" for f, listed in held.items())
     found = [f"The layout of VisA, {len(classes)} class{'es' * (len(classes) > 1)}: {text}."]
     if (tree.root / SPLIT_TABLE).is_file():
-        found.append(f"Training and test images as the table '{SPLIT_TABLE}' has them, with masks.")
-        return Layout({"type": "visa", "path": path}, found, smallest, probed(normal))
+        return _visa_as_split(path)
     found.append(f"`type: visa` wants the split table '{SPLIT_TABLE}', which is not there.")
     if not all((f / place).is_dir() for f in folders_in(tree.root) for place in VISA_FOLDERS.values()):
         other = unlabelled(tree)
@@ -145,3 +145,19 @@ def _visa(tree: Tree, classes: Sequence[Path]) -> Layout:
     found.append("So the images in 'Anomaly' and 40 % of the normal ones are kept for the test.")
     block = {"type": "folder", "path": path, **VISA_FOLDERS, "class_folders": True}
     return Layout(block, found, smallest - max(1, round(0.4 * smallest)), probed(normal))
+
+
+def _visa_as_split(path: str) -> Layout:
+    """The original layout of VisA with its split table; DataError if that says nothing that can be used."""
+    # What is missing or damaged is told below, and by the run: it must not keep anybody from a spec.
+    records = VisaDataset(VisaOptions(path=Path(path), unreadable="skip")).records()
+    trained = [record for record in records if record.split == "train"]
+    held = Counter({record.class_name: 0 for record in records})
+    held.update(record.class_name for record in trained)
+    text = ", ".join(f"{name} ({count} training images)" for name, count in held.items())
+    found = [
+        f"The layout of VisA, {len(held)} class{'es' * (len(held) > 1)}: {text}.",
+        f"Training and test images as the table '{SPLIT_TABLE}' has them, with masks.",
+    ]
+    images = [Path(record.path) for record in trained]
+    return Layout({"type": "visa", "path": path}, found, min(held.values(), default=0), probed(images))

@@ -99,6 +99,7 @@ class Site:
         digest, verdict, wanted = form("sha256"), form("decision"), self._filter(form)
         if verdict not in VERDICTS:
             raise HTTPException(400, f"A decision is {', '.join(VERDICTS)}.")
+        self._known(digest)
         first = await run_in_threadpool(self._review.decide, digest, cast(Verdict, verdict))
         item = self._shown(form) or first
         following = await run_in_threadpool(self._review.next_after, item, wanted)
@@ -144,9 +145,12 @@ class Site:
         return self._pictures.crop(found.item, found.patch)
 
     def _item(self, request: Request) -> Item:
-        item = self._review.by_digest.get(request.path_params["digest"])
+        return self._known(request.path_params["digest"])
+
+    def _known(self, digest: str) -> Item:
+        item = self._review.by_digest.get(digest)
         if item is None:
-            raise HTTPException(404, "This image is not among the training images of the run.")
+            raise HTTPException(404, "This image is not among the training images of the run; open the review again.")
         return item
 
     def _filter(self, given: Callable[[str], str | None]) -> Filter:

@@ -112,10 +112,8 @@ class Review:
         return self.journal.standing()
 
     def decide(self, digest: str, verdict: Verdict) -> Item:
-        """Write what this person thinks of an image; DataError if it is none of the run's training images."""
-        item = self.by_digest.get(digest)
-        if item is None:
-            raise DataError("This image is not among the training images of the run; open the review again.")
+        """Write what this person thinks of an image; KeyError if it is none of the run's training images."""
+        item = self.by_digest[digest]
         last = self.standing().get(digest)
         if last is None or (last.decision, last.who) != (verdict, self.who):
             self.journal.add(decided_now(item.sample, verdict, self.who))
