@@ -131,6 +131,7 @@ def test_a_detector_without_own_image_scores(tiny_spec: dict[str, Any], plugged:
         ([{"type": "memory", "features": "final"}, {"type": "distill"}], "The stage `distill` needs a student that"),
         ([{"type": "memory", "features": "targets"}], "searches the student's targets, and 'nearest' has none"),
         ([{"type": "fit", "iterations": 3}], "The option 'iterations' of the stage `fit` is for students"),
+        ([{"type": "fit", "distance": "euclidean"}], "The option 'distance' of the stage `fit` is for students"),
     ],
 )
 def test_stages_that_need_a_network_say_so_before_anything_runs(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import os
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -19,7 +20,7 @@ from command_lines import check_command
 from conftest import Finished, run_command
 
 from meds.core.registry import ENTRY_POINT_GROUP, registry
-from meds.templates import SCAFFOLDS
+from meds.templates import SCAFFOLDS, command_to_check
 from meds.testing.base import Kit
 from meds.testing.checking import KITS
 from meds.testing.registries import with_encoders
@@ -113,13 +114,18 @@ def test_every_kind_of_plugin_can_be_begun(packages: Mapping[str, Begun]) -> Non
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_it_keeps_the_contract(kind: str, packages: Mapping[str, Begun], meds: Callable[..., Finished]) -> None:
+def test_it_keeps_the_contract(
+    kind: str, packages: Mapping[str, Begun], meds: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = packages[kind]
     kit = package.kit()
     assert issubclass(kit, KITS[kind.replace("-", " ")])
     assert (kit.name, kit.not_checked) == (package.name, {})
-    sets = [text for key, value in kit.options.items() for text in ("--set", f"{key}={value}")]
-    done = meds("plugins", "check", package.name, *sets)
+    monkeypatch.chdir(package.folder)
+    readme = Path("README.md").read_text(encoding="utf-8")
+    command = command_to_check(kind, package.name)
+    assert f"\n{command} " in readme
+    done = meds(*shlex.split(command)[1:])
     assert done.code == 0, done.out + done.err
     assert f"{len(kit.checks)} passed." in done.out
 

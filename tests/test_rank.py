@@ -103,6 +103,9 @@ def test_how_far_down_to_look(finished: Any, monkeypatch: pytest.MonkeyPatch) ->
 def test_json(finished: Any, meds: Callable[..., Finished]) -> None:
     found = json.loads(meds("rank", finished.runs / "tiny", "--top", "3", "--json").out)
     assert [row["path"] for row in found["images"]] == [row["path"] for row in finished.rows("ranking.csv")[:3]]
+    for row, kept in zip(found["images"], finished.rows("ranking.csv"), strict=False):
+        assert (row["rank"], row["score"]) == (int(kept["rank"]), float(kept["score"]))
+        assert (row["selected"], row["injected"]) == (int(kept["selected"]), int(kept["injected"]))
     assert found["expected_defects"] is None
     assert (found["known_defects"], found["look_down_to_rank"]) == (4, 0)
     figures = finished.json("metrics.json")["ranking"]["classes"]["discs"]

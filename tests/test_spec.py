@@ -128,6 +128,9 @@ def test_spec_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(SpecError, match="cannot be read"):
         load_spec(tmp_path / "bytes.yaml", registry())
+    (tmp_path / "zero.yaml").write_bytes(b"name: a\nstages: \x00\n")
+    with pytest.raises(SpecError, match=r"zero\.yaml:2: not valid YAML: it holds the character U\+0000[^\n]*\.$"):
+        load_spec(tmp_path / "zero.yaml", registry())
 
 
 def test_a_folder_in_place_of_a_spec(tmp_path: Path) -> None:

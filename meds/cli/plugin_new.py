@@ -10,7 +10,7 @@ from meds.cli.console import console
 def new_plugin(kind: str, name: str, folder: Path) -> None:
     """Write the package and say what to do next."""
     from meds.core.registry import registry
-    from meds.templates import write_package
+    from meds.templates import command_to_check, write_package
 
     package = write_package(kind, name, folder, registry())
     written = sorted(path.relative_to(package) for path in package.rglob("*") if path.is_file())
@@ -23,7 +23,7 @@ def new_plugin(kind: str, name: str, folder: Path) -> None:
         "Next:",
         f"  cd {package}",
         "  pip install -e .",
-        f"  meds plugins check {name}",
+        f"  {command_to_check(kind, name)}",
         f"  meds run examples/{name}.yaml",
     ]
     console.print("\n".join(lines), soft_wrap=True)

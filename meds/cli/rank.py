@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +52,14 @@ def _as_json(ranking: Ranking, top: int) -> dict[str, Any]:
         "look_down_to_rank": ranking.reach,
         "known_defects": ranking.known,
         "classes": classes,
-        "images": ranking.rows[:top],
+        "images": [_typed(row) for row in ranking.rows[:top]],
     }
+
+
+def _typed(row: Mapping[str, str]) -> dict[str, Any]:
+    """A row of ranking.csv with its numbers as numbers; None where it has none."""
+    kinds: dict[str, Callable[[str], Any]] = {"rank": int, "score": float, "selected": int, "injected": int}
+    return {key: (kinds[key](value) if value else None) if key in kinds else value for key, value in row.items()}
 
 
 def _interval(expected: Expected | None) -> dict[str, float] | None:

@@ -56,6 +56,11 @@ def parse_spec(text: str, name: str) -> SpecSource:
         if node is not None:
             _visit(node, (), source)
         data = yaml.safe_load(text)
+    except yaml.reader.ReaderError as error:
+        place = f"{name}:{text.count(chr(10), 0, error.position) + 1}"
+        raise SpecError(
+            f"{place}: not valid YAML: it holds the character U+{error.character:04X}, which no YAML file may hold."
+        ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""

@@ -50,11 +50,11 @@ class Fit(Stage):
 
     def check_model(self, name: str, model: type[Model], backbone: Backbone) -> None:  # noqa: ARG002
         """A detector has options of its own in place of the stage's; what a recipe sets nobody has asked for."""
-        fields = type(self.options).model_fields
-        unasked = {
-            key: [field.default, *(r[key] for r in FIT_RECIPES.values() if key in r)] for key, field in fields.items()
-        }
-        given = sorted(key for key, value in self.options if value not in unasked[key])
+        defaults = {key: field.default for key, field in type(self.options).model_fields.items()}
+        # Of the recipes, the one from which the fewest options differ: nothing else says which the spec names.
+        unasked = [defaults, *(defaults | recipe for recipe in FIT_RECIPES.values())]
+        differing = (sorted(key for key, value in self.options if value != one[key]) for one in unasked)
+        given = min(differing, key=len)
         if issubclass(model, Detector) and given:
             raise PluginError(
                 f"The option '{given[0]}' of the stage `fit` is for students that are trained step by step, and "

@@ -25,11 +25,15 @@ _SUFFIX = ".tmpl"
 
 @dataclass(frozen=True)
 class Scaffold:
-    """A kind of plugin that can be begun: the registry's kind, and what its class is called after."""
+    """A kind of plugin that can be begun: the registry's kind, and what its class is called after.
+
+    `check_options` are those that `meds plugins check` needs in the package's folder.
+    """
 
     kind: str
     hook: str
     class_suffix: str
+    check_options: str = ""
 
     @property
     def module(self) -> str:
@@ -44,7 +48,7 @@ SCAFFOLDS = {
         Scaffold("detector", "student", "Detector"),
         Scaffold("backbone", "backbone", "Backbone"),
         Scaffold("stage", "stage", "Stage"),
-        Scaffold("dataset", "dataset", "Dataset"),
+        Scaffold("dataset", "dataset", "Dataset", " --set path=examples/images"),
         Scaffold("selection-rule", "selection rule", "Rule"),
         Scaffold("noise-protocol", "noise protocol", "Protocol"),
         Scaffold("logger", "logger", "Logger"),
@@ -77,6 +81,11 @@ def write_package(kind: str, name: str, folder: Path, registry: Registry) -> Pat
     return target
 
 
+def command_to_check(kind: str, name: str) -> str:
+    """The command that checks such a plugin, given in its package's folder; UserError if the kind is unknown."""
+    return f"meds plugins check {name}{_scaffold(kind).check_options}"
+
+
 def _scaffold(kind: str) -> Scaffold:
     wanted = kind.strip().lower().replace(" ", "-").replace("_", "-")
     if wanted not in SCAFFOLDS:
@@ -97,6 +106,7 @@ def _values(scaffold: Scaffold, name: str) -> dict[str, str]:
         "kind": scaffold.kind.replace("-", " "),
         "file": scaffold.module,
         "name": name,
+        "check": command_to_check(scaffold.kind, name),
         "package": f"meds-{name}",
         "module": f"meds_{name.replace('-', '_')}",
         "Class": whole,
