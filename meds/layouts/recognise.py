@@ -131,14 +131,16 @@ def _training_split(tree: Tree) -> Path | None:
 def _visa(tree: Tree, classes: Sequence[Path]) -> Layout:
     """The original layout of VisA: <class>/Data/Images/Normal, with a split table or without."""
     path = str(tree.root.resolve())
+    if (tree.root / SPLIT_TABLE).is_file():
+        return _visa_as_split(path)
     held = {f: tree.images(f / "Data" / "Images" / "Normal") for f in classes if (f / VISA_FOLDERS["normal"]).is_dir()}
     normal = [image for listed in held.values() for image in listed]
     smallest = min(map(len, held.values()), default=0)
     text = ", ".join(f"{f.name} ({len(listed)} normal images)" for f, listed in held.items())
-    found = [f"The layout of VisA, {len(classes)} class{'es' * (len(classes) > 1)}: {text}."]
-    if (tree.root / SPLIT_TABLE).is_file():
-        return _visa_as_split(path)
-    found.append(f"`type: visa` wants the split table '{SPLIT_TABLE}', which is not there.")
+    found = [
+        f"The layout of VisA, {len(classes)} class{'es' * (len(classes) > 1)}: {text}.",
+        f"`type: visa` wants the split table '{SPLIT_TABLE}', which is not there.",
+    ]
     if not all((f / place).is_dir() for f in folders_in(tree.root) for place in VISA_FOLDERS.values()):
         other = unlabelled(tree)
         return replace(other, found=[*found, *other.found])
