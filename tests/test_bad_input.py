@@ -53,9 +53,12 @@ def refused(done: Any, *sentences: str) -> None:
         ("device=gpu", ["`device: gpu` is unknown; use auto, cpu, cuda or cuda:N."]),
         ("backbone.weights=/no/file.pth", ["`backbone`: weights has no place beside pretrained: false"]),
         ("backbone={type: efficientnet-lite0, weights: /no/such/file.pth}", ["/no/such/file.pth"]),
-        ("stages=[{type: distill}]", ["The stage `distill` needs a result of kind 'memory-scores'"]),
-        ("stages=[{type: fit}, {type: evaluate, ranking: memory}]", ["The stage `evaluate` needs", "'memory-scores'"]),
-        ("stages=[{type: evaluate}, {type: memory}]", ["The stage `evaluate` needs a result of kind 'student' or"]),
+        (
+            "stages=[{type: distill}]",
+            ["the stage `distill` needs a result of kind 'memory-scores'", "put `{type: memory}` before it."],
+        ),
+        ("stages=[{type: fit}, {type: evaluate, ranking: memory}]", ["the stage `evaluate` needs", "'memory-scores'"]),
+        ("stages=[{type: evaluate}, {type: memory}]", ["the stage `evaluate` needs a result of kind 'student' or"]),
         (
             "stages.select-finetune.minimum_selected=9",
             ["The class 'discs' has 10 training images, of which", "keep 4 at first", "minimum_s"],

@@ -86,7 +86,7 @@ class WithHelpers(Lines):
     ("check", "logger", "sentence"),
     [
         ("test_it_loads", print, "which is no class"),
-        ("test_every_event_is_survived", WantsTheLoss, "told of an event: WantsTheLoss: KeyError: 'loss'"),
+        ("test_every_event_is_survived", WantsTheLoss, "told of an event: KeyError: 'loss'"),
         ("test_hooks_have_their_names", Misspelt, "'on_iteration', which no event calls; did you mean 'iteration'"),
         ("test_hooks_have_their_names", Plural, "'before_stages', which no event calls; did you mean 'before_stage'"),
         ("test_hooks_have_their_names", Deaf, "is told of nothing: override a hook of RunLogger, run_started, .*"),
@@ -135,7 +135,7 @@ def test_a_run_goes_on_without_a_logger_that_raises(error: type[BaseException], 
     logger = type("Fails", (RunLogger,), dict.fromkeys(EVENTS, fail))
     run = TinyRun(registry_with("logger", logger), tmp_path, MEDS, loggers=[{"type": "broken"}])
     assert run.run()["classes"]
-    assert failures(run.directory) == [f"Fails: {error.__name__}: memory"]
+    assert failures(run.directory) == [f"{error.__name__}: memory"]
 
 
 def test_methods_of_its_own_are_no_misspelt_hooks() -> None:

@@ -84,7 +84,7 @@ def test_loggers_are_told_the_spec_and_the_metrics(tmp_path: Path) -> None:
         def run_finished(self, run: Path, facts: dict[str, Any]) -> None:
             heard.append(("finished", facts))
 
-    events = Events(tmp_path, [Listens(None)])
+    events = Events(tmp_path, [("listens", Listens(None))])
     events.started("tiny", {"seed": 3})
     events.finished({"mean": {}})
     assert heard == [("started", {"name": "tiny", "spec": {"seed": 3}}), ("finished", {"metrics": {"mean": {}}})]
@@ -102,12 +102,12 @@ def test_a_logger_that_raises_is_named_once_and_left_out(tmp_path: Path) -> None
             raise SystemExit("no connection")
 
     warnings: list[str] = []
-    events = Events(tmp_path, [Raises(None)], warnings.append)
+    events = Events(tmp_path, [("raises", Raises(None))], warnings.append)
     for stage in ("memory", "distill"):
         events.emit("before_stage", stage=stage)
     assert Raises.calls == 1
     (warning,) = warnings
-    assert "Raises: SystemExit: no connection" in warning
+    assert warning.startswith("The logger 'raises' has failed (SystemExit: no connection);")
 
 
 def test_a_training_that_begins_anew_replaces_the_curves_of_the_one_before(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_what_a_logger_does_to_its_facts_stays_with_it(tmp_path: Path) -> None:
             heard.append(facts)
 
     metrics = {"mean": {"image_auroc": 0.5}}
-    Events(tmp_path, [Spoils(None), Listens(None)]).finished(metrics)
+    Events(tmp_path, [("spoils", Spoils(None)), ("listens", Listens(None))]).finished(metrics)
     assert heard == [{"metrics": {"mean": {"image_auroc": 0.5}}}]
     assert metrics == {"mean": {"image_auroc": 0.5}}
 

@@ -142,7 +142,7 @@ def test_a_logger_disturbs_no_random_numbers(tmp_path: Path) -> None:
     np.random.seed(1)
     random.seed(1)
     drawn()
-    events = Events(tmp_path, [Seeding(None)])
+    events = Events(tmp_path, [("seeding", Seeding(None))])
     events.emit("iteration", stage="fit", loss=1.0)
     assert not events.loggers
     assert drawn() == expected

@@ -57,13 +57,13 @@ class RunLogger(ABC):  # noqa: B024 - every hook is optional
 
 
 class Events:
-    """Appends every event to events.jsonl and passes those with a hook on to the loggers."""
+    """Appends every event to events.jsonl and passes those with a hook on to the loggers, named as in the spec."""
 
     RUN_HOOKS = ("run_started", "run_finished")
     STAGE_HOOKS = ("before_stage", "iteration", "epoch", "artifact_saved", "after_stage", "stage_failed")
 
     def __init__(
-        self, run: Path, loggers: Sequence[RunLogger] = (), warn: Callable[[str], None] = lambda _: None
+        self, run: Path, loggers: Sequence[tuple[str, RunLogger]] = (), warn: Callable[[str], None] = lambda _: None
     ) -> None:
         self.run, self.loggers, self._warn = run, list(loggers), warn
         self.path = run / "events.jsonl"
@@ -92,18 +92,18 @@ class Events:
         if not self.loggers:
             return
         with undisturbed_randomness():
-            for logger in list(self.loggers):
+            for name, logger in list(self.loggers):
                 try:
                     # Each has its own copy: what one does to it is no business of the others or of the run.
                     getattr(logger, event)(self.run, *stage, copy.deepcopy(facts))
                 except (Exception, SystemExit) as error:
-                    self._leave_out(logger, error)
+                    self._leave_out(name, logger, error)
 
-    def _leave_out(self, logger: RunLogger, error: BaseException) -> None:
-        self.loggers.remove(logger)
-        text = f"{type(logger).__name__}: {type(error).__name__}: {error}"
-        self._append("logger_failed", error=text)
-        self._warn(f"The logger {text}; it is left out from here on, and the run goes on.")
+    def _leave_out(self, name: str, logger: RunLogger, error: BaseException) -> None:
+        self.loggers.remove((name, logger))
+        text = f"{type(error).__name__}: {error}"
+        self._append("logger_failed", logger=name, error=text)
+        self._warn(f"The logger '{name}' has failed ({text}); it is left out from here on, and the run goes on.")
 
     def _append(self, event: str, **facts: Any) -> None:
         row = {"time": round(time.time(), 3), "event": event, **facts}

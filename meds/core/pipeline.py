@@ -23,6 +23,7 @@ from meds.core.reporter import Reporter
 from meds.core.runtime import Precision, Runtime
 from meds.core.spec import Spec
 from meds.core.store import Store
+from meds.core.wiring import WiredStage, wire_stages
 
 
 class Pipeline:
@@ -64,6 +65,8 @@ class Pipeline:
         """The images, hashed, with the noise protocol applied."""
         if self._data is not None:
             return self._data
+        # Stages that do not fit together need no images to be found out, and reading many takes minutes.
+        _ = self.wired
         noise, decisions = self.spec.noise, self.spec.decisions
         protocol = None if noise is None else noise.registration.load(NoiseProtocol)(noise.options)
         data = scan(self.dataset, protocol, self._reporter, self._known)
@@ -99,9 +102,15 @@ class Pipeline:
         return self.student_class.layers_needed(self.spec.student.options, self.backbone)
 
     @cached_property
+    def wired(self) -> tuple[WiredStage, ...]:
+        """The stages and what feeds each, as far as the spec alone tells."""
+        return wire_stages(self.spec.stages, self.registry)
+
+    @cached_property
     def stages(self) -> tuple[PlannedStage, ...]:
         """The planned stages."""
         return plan_stages(
+            self.wired,
             self.spec,
             self.registry,
             self.data,

@@ -1,4 +1,4 @@
-"""A plan: the stages of a spec with their fingerprints, what feeds them, and whether each is done."""
+"""A plan: the stages of a spec with the fingerprints of what they make, and the layers that they read."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from pydantic import BaseModel
 from meds.core import files
 from meds.core.backbone import Backbone
 from meds.core.data import RunData
-from meds.core.errors import PluginError, SpecError, UserError
+from meds.core.errors import UserError
 from meds.core.model import Model
 from meds.core.registry import Options, Registry, nested_plugins
 from meds.core.spec import Block, Spec
 from meds.core.stage import Stage
+from meds.core.wiring import WiredStage
 
 # Students of `separate` once held what belongs to all classes, and such a result fits none of today's.
 CLASSES = {"unified": "unified", "separate": "separate, each for its class alone"}
@@ -32,7 +33,7 @@ class PlannedStage:
     block: Block
     stage: Stage
     fingerprint: str
-    inputs: dict[str, int]
+    inputs: Mapping[str, int]
 
     @property
     def name(self) -> str:
@@ -41,6 +42,7 @@ class PlannedStage:
 
 
 def plan_stages(
+    wired: Sequence[WiredStage],
     spec: Spec,
     registry: Registry,
     data: RunData,
@@ -49,22 +51,16 @@ def plan_stages(
     model: type[Model],
     precision: str,
 ) -> tuple[PlannedStage, ...]:
-    """Wire the stages and give each artifact its name.
-
-    Raises SpecError if a stage lacks an input, PluginError if it cannot work with the student.
-    """
+    """Give each artifact its name; PluginError if a stage cannot work with the student."""
     planned: list[PlannedStage] = []
-    for block in spec.stages:
-        stage: Stage = block.registration.load(Stage)(block.options)
-        if not isinstance(getattr(stage, "produces", None), str):
-            raise PluginError(f"The stage `{block.name}` does not say with `produces` what kind of result it makes.")
+    for item in wired:
+        block, stage = item.block, item.stage
         stage.check_model(spec.student.type, model, backbone)
-        inputs = _wire(block, stage, planned)
         fingerprint = files.fingerprint(
             {
                 "stage": _identity(block, registry),
                 "options": _values(block.options, registry),
-                "inputs": {kind: planned[position].fingerprint for kind, position in inputs.items()},
+                "inputs": {kind: planned[position].fingerprint for kind, position in item.inputs.items()},
                 "confirmed": data.confirmed_fingerprint if stage.sees_confirmations() else None,
                 "data": data.fingerprint if stage.sees_test_images() else data.training_fingerprint,
                 "backbone": backbone_fingerprint,
@@ -74,7 +70,7 @@ def plan_stages(
                 "precision": precision,
             }
         )
-        planned.append(PlannedStage(block, stage, fingerprint, inputs))
+        planned.append(PlannedStage(block, stage, fingerprint, item.inputs))
     return tuple(planned)
 
 
@@ -96,37 +92,6 @@ def span(planned: Sequence[PlannedStage], first: str | None, last: str | None) -
     if start >= end:
         raise UserError(f"--from {first} comes after --until {last}; there is nothing to run.")
     return range(start, end)
-
-
-def _wire(block: Block, stage: Stage, earlier: Sequence[PlannedStage]) -> dict[str, int]:
-    inputs: dict[str, int] = {}
-    needs: tuple[Any, ...] = stage.consumes()
-    for kinds in needs:
-        if isinstance(kinds, str):
-            raise PluginError(
-                f"The stage `{block.name}` says with `consumes` that it needs {kinds!r}: for each input it must be a "
-                f"tuple of kinds, as in (({kinds!r},),)."
-            )
-        found = _nearest(kinds, earlier)
-        if not found:
-            wanted = " or ".join(f"'{kind}'" for kind in kinds)
-            raise SpecError(
-                f"The stage `{block.name}` needs a result of kind {wanted} and no earlier stage makes one; "
-                "add the stage that does before it."
-            )
-        inputs |= found
-    for kind in stage.may_consume():
-        inputs |= _nearest((kind,), earlier)
-    return inputs
-
-
-def _nearest(kinds: Sequence[str], earlier: Sequence[PlannedStage]) -> dict[str, int]:
-    """The kind and the position of the last stage that makes one of the kinds; empty if none does."""
-    for position in range(len(earlier) - 1, -1, -1):
-        kind = earlier[position].stage.produces
-        if kind in kinds:
-            return {kind: position}
-    return {}
 
 
 def _identity(block: Block, registry: Registry) -> list[Any]:

@@ -226,8 +226,8 @@ class Runner:
                 return planned.stage.scorer(context, artifact)
         raise ArtifactError(f"No stage of this run made the artifact {artifact.fingerprint}.")
 
-    def _loggers(self) -> list[RunLogger]:
-        return [_logger(block) for block in self.pipeline.spec.loggers]
+    def _loggers(self) -> list[tuple[str, RunLogger]]:
+        return [(block.type, _logger(block)) for block in self.pipeline.spec.loggers]
 
     def _extract(self) -> None:
         """Fill the feature cache before the first stage that is computed; a finished run needs no features."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,11 +71,15 @@ class SpecModel(BaseModel):
 
 @dataclass(frozen=True)
 class Block:
-    """A plugin chosen by a spec, with its validated options and the stage name (its type by default)."""
+    """A plugin chosen by a spec, with its validated options and the stage name (its type by default).
+
+    `place` says where the spec has it ('file:line'); two blocks that differ in nothing else are equal.
+    """
 
     registration: Registration
     options: Options
     name: str
+    place: str = field(default="", compare=False)
 
     @property
     def type(self) -> str:
@@ -216,7 +220,7 @@ class _Resolver:
         except ValidationError as error:
             self.problems += _sentences(error, self.source, path, registration.plugin.options)
             return None
-        return Block(registration, self._nested(options, path), stage_name)
+        return Block(registration, self._nested(options, path), stage_name, self.source.where(path))
 
     def take_stage_recipe(self, student: Registration) -> None:
         """Use what the student has for stages in the recipe of the spec; a mistake in it is not the spec's."""

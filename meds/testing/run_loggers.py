@@ -74,7 +74,7 @@ class RunLoggerKit(Kit):
     def test_every_event_is_survived(self) -> None:
         """No event with the facts that meds gives makes it raise an error."""
         with temporary_folder() as folder:
-            events = Events(folder, [self.made()])
+            events = Events(folder, [(self.name, self.made())])
             events.started(**RUN_EVENTS["run_started"])
             for event, facts in EVENTS.items():
                 events.emit(event, stage="select-finetune", **facts)
