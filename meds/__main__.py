@@ -10,7 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_UNUSABLE_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
+# ENOENT: a file system of the kernel's own, as `/proc`, takes no folder and says that there is none.
+_UNUSABLE_PLACE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT),
+}
 
 
 def main() -> None:

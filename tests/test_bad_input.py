@@ -255,6 +255,12 @@ def test_folders_that_cannot_be_written(
     refused(project.run(), str(project.root / "file"))
 
 
+@pytest.mark.parametrize("folder", ["/proc/runs", "x" * 300])
+def test_places_that_take_no_folder(folder: str, project: Any, tiny_spec: dict[str, Any], meds: Any) -> None:
+    done = meds("run", project.write(tiny_spec), "--runs-dir", project.root / folder)
+    refused(done, folder, "cannot be used", "choose another place")
+
+
 def test_a_limit_that_is_no_number_or_too_small(
     project: Any, tiny_spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

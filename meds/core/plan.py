@@ -16,7 +16,6 @@ from meds.core.errors import UserError
 from meds.core.model import Model
 from meds.core.registry import Options, Registry, nested_plugins
 from meds.core.spec import Block, Spec
-from meds.core.stage import Stage
 from meds.core.wiring import WiredStage
 
 # Students of `separate` once held what belongs to all classes, and such a result fits none of today's.
@@ -24,16 +23,10 @@ CLASSES = {"unified": "unified", "separate": "separate, each for its class alone
 
 
 @dataclass(frozen=True)
-class PlannedStage:
-    """One stage: its block, the instance, the fingerprint of its artifact, and its inputs by kind.
+class PlannedStage(WiredStage):
+    """A wired stage with the fingerprint of its artifact."""
 
-    `inputs` maps artifact kinds to positions of earlier stages in the plan.
-    """
-
-    block: Block
-    stage: Stage
     fingerprint: str
-    inputs: Mapping[str, int]
 
     @property
     def name(self) -> str:
@@ -70,7 +63,7 @@ def plan_stages(
                 "precision": precision,
             }
         )
-        planned.append(PlannedStage(block, stage, fingerprint, item.inputs))
+        planned.append(PlannedStage(block, stage, item.inputs, fingerprint))
     return tuple(planned)
 
 
