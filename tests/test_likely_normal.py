@@ -16,6 +16,7 @@ from meds.core.dataset import Record
 from meds.core.selection import robust_maximum
 from meds.core.thresholds import setting_the_threshold
 from meds.stages.thresholds import likely_normal
+from meds.stages.training_bias import as_if_not_trained_on
 
 RANDOM = np.random.default_rng(0)
 SCORES = np.concatenate([RANDOM.lognormal(0, 0.2, 180), RANDOM.lognormal(1.5, 0.2, 20), RANDOM.lognormal(0, 0.2, 10)])
@@ -69,6 +70,13 @@ def test_who_sets_the_threshold(unseen: Any, normal: Any, chosen: list[int]) -> 
     assert np.flatnonzero(found).tolist() == chosen
 
 
+def trained(project: Any, not_held_out: Any) -> Any:
+    """Which training images a run's student was trained on at the end, bool [n]."""
+    selected = {row["path"]: row["selected"] == "1" for row in project.rows("ranking.csv")}
+    train = [row["path"] for row in project.rows("data.csv") if row["split"] == "train"]
+    return not_held_out & np.array([selected[path] for path in train])
+
+
 @pytest.mark.parametrize("stage", ["select-finetune", "fit", "memory"])
 def test_a_run_keeps_how_likely_its_images_are_to_be_normal(
     project: Any, tiny_spec: dict[str, Any], stage: str
@@ -82,8 +90,10 @@ def test_a_run_keeps_how_likely_its_images_are_to_be_normal(
     if stage == "fit":
         assert stored["normal"].tolist() == [1.0] * len(stored["normal"])
     else:
-        known = load_file(Path(project.json("memory/artifact.json")["path"]) / "scores.safetensors")["maps"]
-        both = (stored["scorer"] * robust_maximum(known)).sqrt().numpy()
-        estimate = estimate_contamination(both, np.zeros(len(both), dtype=int))
+        maps = load_file(Path(project.json("memory/artifact.json")["path"]) / "scores.safetensors")["maps"]
+        held_out, known = stored["unseen"].numpy() == 1, robust_maximum(maps)
+        classes = np.zeros(len(held_out), dtype=np.int64)
+        own = as_if_not_trained_on(stored["scorer"], known, trained(project, ~held_out), held_out, classes)
+        estimate = estimate_contamination((own * known).sqrt().numpy(), classes)
         assert stored["normal"].tolist() == pytest.approx((1 - estimate.probabilities).tolist(), abs=1e-6)
     assert project.json("metrics.json")["calibration"]["weave"]["held_out"]

@@ -52,6 +52,6 @@ def meds_stages() -> Sequence[Plugin]:
             "meds.stages.evaluate:Evaluate",
             "Metrics, predictions and the ranking of training images.",
             options.EVALUATE_RECIPES,
-            version="3",
+            version="4",
         ),
     ]

@@ -31,6 +31,7 @@ from meds.stages.odd_masks import say_odd_masks, say_unmasked, say_vanished_mask
 from meds.stages.options import EvaluateOptions
 from meds.stages.ranking import ranked_by, ranking_scores
 from meds.stages.thresholds import last_selection, likely_normal, not_trained_on, selects
+from meds.stages.training_bias import as_if_not_trained_on
 
 MEMORY = ("memory-scores",)
 TRAINED = ("student", "distilled-student")
@@ -81,10 +82,11 @@ class Evaluate(Stage):
         selected = last_selection(source, len(data.train))
         unseen = not_trained_on(source, len(data.train), known is not None)
         remembered = _remembered(context, robust)
-        normal = likely_normal(data.train, selected, _suspicion(source, train.robust, remembered))
+        own = as_if_not_trained_on(train.robust, remembered, selected & ~unseen, unseen, class_indices(data.train))
+        normal = likely_normal(data.train, selected, _suspicion(source, own, remembered))
         calibration = self._calibration(context, train, selected, unseen, normal)
         by = ranked_by(self.options.ranking, source.kind, remembered is not None)
-        ranking = ranking_scores(by, train.robust, remembered)
+        ranking = ranking_scores(by, own if by == "both" else train.robust, remembered)
         stored = {"train": train.images, "test": test.images, "scorer": train.robust, "ranking": ranking}
         stored |= {"peaks": train.peaks, "middles": train.middles}
         stored |= {"unseen": torch.from_numpy(unseen.astype(np.uint8)), "normal": torch.from_numpy(normal)}
